@@ -1,0 +1,62 @@
+"""The front door: one command line over ``training`` and ``serving``, each loaded only when one of its commands runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+# command: (module, attribute, one line for the overview, which must not cost an import of torch)
+_COMMANDS = {
+    "train": ("training.cli", "train", "Train a model on a folder of images."),
+    "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
+    "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
+    "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
+    "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
+    "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
+    "demo": ("training.demo", "demo", "The whole river on real solar cells."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in {"training", "serving", "vision", "protos"}:
+                raise
+            extra = "demo" if cmd_name == "demo" else "train"
+            raise click.UsageError(
+                f"`defectlens {cmd_name}` needs the package {error.name!r}, which the serving installation leaves out; "
+                f"install it with `pip install 'defectlens[{extra}]'`"
+            ) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="defectlens")
+def main() -> None:
+    """Industrial visual inspection: train, export, serve and inspect.
+
+    \b
+    Example:
+      defectlens train --data parts/ --out runs/parts
+      defectlens export --run runs/parts --out bundles/parts
+      defectlens serve --bundle bundles/parts
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The one error tree.
+
+::
+
+    DefectLensError
+    ├── InputError                  the caller can mend it (exit code 2)
+    │   ├── DataError               a data set or folds file cannot be used; lists every problem at once
+    │   ├── SettingsError           an option or a combination of options is not possible
+    │   ├── BundleError             a bundle is damaged, truncated, foreign or of another version
+    │   ├── EmptyRequestError       a request without an image
+    │   ├── ImageError              pixels that cannot be read
+    │   │   ├── NotAnImageError
+    │   │   ├── TruncatedImageError
+    │   │   ├── UnsupportedFormatError
+    │   │   ├── ImageTooLargeError
+    │   │   └── RawSizeError        raw pixels whose size does not fit width, height and stride
+    │   ├── UnknownClassError       saliency was asked for a class that the model does not have
+    │   └── WrongModelError         a request names another model than the one served
+    ├── DeadlineError               the answer would come after the caller's deadline
+    ├── OverloadedError             a bounded queue is full
+    ├── ShuttingDownError           the server drains and takes no new frames
+    ├── ProviderError               the execution provider asked for is not to be had
+    ├── ParityError                 two runtimes disagree on the same pixels
+    └── TrainingError               training cannot go on (a loss that is not finite, a checkpoint of another run)
+
+Every message says what was wrong, what was got, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DefectLensError(Exception):
+    """Root of every error that this product raises on purpose."""
+
+
+class InputError(DefectLensError):
+    """The caller's input cannot be used."""
+
+
+class DataError(InputError):
+    """A data set cannot be used; ``problems`` holds one line for each problem found."""
+
+    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  - ".join([summary, *self.problems]))
+
+
+class SettingsError(InputError):
+    """An option, or a combination of options, is not possible."""
+
+
+class BundleError(InputError):
+    """A bundle is refused."""
+
+
+class EmptyRequestError(InputError):
+    """A request carries no image."""
+
+
+class ImageError(InputError):
+    """Pixels cannot be read."""
+
+
+class NotAnImageError(ImageError):
+    """The bytes are no image of any known format."""
+
+
+class TruncatedImageError(ImageError):
+    """The image ends before its last pixel."""
+
+
+class UnsupportedFormatError(ImageError):
+    """An image format or pixel layout that is not supported."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than the limit allows; checked before anything is decoded."""
+
+
+class RawSizeError(ImageError):
+    """The number of raw bytes does not fit width, height, stride and pixel format."""
+
+
+class UnknownClassError(InputError):
+    """A class name that the model does not have."""
+
+
+class WrongModelError(InputError):
+    """The request names another model than the one that is served."""
+
+
+class DeadlineError(DefectLensError):
+    """The deadline has passed, or passes before an answer can be made."""
+
+
+class OverloadedError(DefectLensError):
+    """A bounded queue is full."""
+
+
+class ShuttingDownError(DefectLensError):
+    """The server drains and takes no new frames."""
+
+
+class ProviderError(DefectLensError):
+    """The execution provider asked for is not to be had."""
+
+
+class ParityError(DefectLensError):
+    """Two runtimes, or a runtime and its golden frames, disagree."""
+
+
+class TrainingError(DefectLensError):
+    """Training cannot start or go on."""

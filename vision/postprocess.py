@@ -1,0 +1,152 @@
+"""From the model's outputs to what is said about a frame; the one path for evaluation and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.bundle import Manifest
+from vision.decision import calibrated_score, decide
+from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
+
+ANOMALY = "anomaly"
+"""The label of a defect whose class is not known."""
+
+# Regions of larger frames are found on a map of at most this side and scaled: 20 megapixels would cost 0.3 s.
+_MAX_REGION_SIDE = 2048
+_MAX_REGIONS = 100
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Over the last axis, in float64 inside, so that equal logits give equal scores on every machine."""
+    values = logits.astype(np.float64)
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    scores: FloatArray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return scores
+
+
+def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:
+    """A map ``[h, w]`` stretched bilinearly to frame pixels ``[height, width]``; the inverse of the input's stretch."""
+    return cv2.resize(values.astype(np.float32, copy=False), (width, height), interpolation=cv2.INTER_LINEAR).astype(
+        np.float32, copy=False
+    )
+
+
+def judge(outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_width: int) -> Inspection:
+    """Judge one frame.
+
+    Args:
+        outputs: of exactly one frame (``ModelOutputs.row``).
+        manifest: the bundle's classes, calibration scores and operating point.
+        frame_height, frame_width: of the frame as it came in, in pixels.
+    """
+    scores = softmax(outputs.class_logits[0])
+    defects = [index for index, name in enumerate(manifest.classes) if name != manifest.good_class]
+    best = max(defects, key=lambda index: float(scores[index]))
+    score = None if outputs.anomaly_score is None else float(outputs.anomaly_score[0])
+    point = manifest.operating_point
+    verdict, reason = decide(point, score, manifest.classes[best], float(scores[best]))
+    if manifest.predicts_by_anomaly_score and score is not None and point.image_threshold is not None:
+        is_good = score < point.image_threshold
+        predicted = str(manifest.good_class) if is_good else manifest.classes[best]
+    else:
+        predicted = manifest.classes[int(np.argmax(scores))]
+    anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
+    class_map = None if outputs.class_map is None else outputs.class_map[0]
+    regions: tuple[DefectRegion, ...] = ()
+    if anomaly_map is not None and point.pixel_threshold is not None:
+        regions = find_regions(
+            anomaly_map,
+            point.pixel_threshold,
+            frame_height,
+            frame_width,
+            class_map=class_map,
+            defect_classes=[manifest.classes[index] for index in defects],
+            default_label=manifest.classes[best] if predicted != manifest.good_class else ANOMALY,
+        )
+    return Inspection(
+        verdict=verdict,
+        reason=reason,
+        predicted=predicted,
+        class_scores=scores,
+        class_logits=outputs.class_logits[0],
+        anomaly_score=score,
+        calibrated_anomaly_score=None if score is None else calibrated_score(score, manifest.calibration_array),
+        regions=regions,
+        anomaly_map=anomaly_map,
+        saliency_map=outputs.saliency_map[0],
+        attention_map=outputs.attention_map[0],
+        class_map=class_map,
+        frame_height=frame_height,
+        frame_width=frame_width,
+    )
+
+
+def find_regions(
+    anomaly_map: FloatArray,
+    pixel_threshold: float,
+    frame_height: int,
+    frame_width: int,
+    *,
+    class_map: FloatArray | None = None,
+    defect_classes: Sequence[str] = (),
+    default_label: str = ANOMALY,
+) -> tuple[DefectRegion, ...]:
+    """Connected areas (8-neighbourhood) of the map at or above ``pixel_threshold``, highest score first, at most 100.
+
+    A region takes the class that ``class_map`` ``[D, h, w]`` favours inside it, else ``default_label``.
+    """
+    scale = min(1.0, _MAX_REGION_SIDE / max(frame_height, frame_width))
+    height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
+    values = resize_map(anomaly_map, height, width)
+    hits = (values >= pixel_threshold).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hits, connectivity=8)
+    found = []
+    for index in range(1, count):
+        left, top, across, down = (int(value) for value in stats[index, :4])
+        window = np.s_[top : top + down, left : left + across]
+        inside = labels[window] == index
+        found.append((float(values[window][inside].max()), window, inside))
+    found.sort(key=lambda item: -item[0])
+    class_maps = None
+    if class_map is not None and found:
+        class_maps = np.stack([resize_map(plane, height, width) for plane in class_map])
+    return tuple(
+        _region(
+            score,
+            window,
+            inside,
+            (frame_height / height, frame_width / width),
+            (frame_height, frame_width),
+            default_label if class_maps is None else _favoured(class_maps, window, inside, defect_classes),
+        )
+        for score, window, inside in found[:_MAX_REGIONS]
+    )
+
+
+def _favoured(
+    class_maps: FloatArray, window: tuple[slice, slice], inside: NDArray[np.bool_], defect_classes: Sequence[str]
+) -> str:
+    means = class_maps[:, window[0], window[1]][:, inside].mean(axis=1)
+    return defect_classes[int(np.argmax(means))]
+
+
+def _region(
+    score: float,
+    window: tuple[slice, slice],
+    inside: NDArray[np.bool_],
+    factors: tuple[float, float],
+    frame_size: tuple[int, int],
+    label: str,
+) -> DefectRegion:
+    top, left = int(window[0].start * factors[0]), int(window[1].start * factors[1])
+    bottom = min(frame_size[0], max(top + 1, round(window[0].stop * factors[0])))
+    right = min(frame_size[1], max(left + 1, round(window[1].stop * factors[1])))
+    mask = inside
+    if factors != (1.0, 1.0):
+        shape = (right - left, bottom - top)
+        mask = cv2.resize(inside.astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return DefectRegion(label, score, Box(left, top, right - left, bottom - top), mask, int(mask.sum()))
