@@ -1,9 +1,10 @@
-"""The front door: one command line over ``training`` and ``serving``, each loaded only when one of its commands runs."""
+"""The front door: one command line over ``training`` and ``serving``, each loaded only when it is used."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -44,9 +45,15 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
+def _remote_predictor(address: str, bundle: Any) -> Any:
+    """A running server as a predictor for `evaluate`: training and serving meet here and nowhere else."""
+    return importlib.import_module("serving.remote").RemotePredictor(address, bundle)
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="defectlens")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Industrial visual inspection: train, export, serve and inspect.
 
     \b
@@ -56,6 +63,7 @@ def main() -> None:
       defectlens serve --bundle bundles/parts
       defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
     """
+    context.obj = {"remote_predictor": _remote_predictor}
 
 
 if __name__ == "__main__":

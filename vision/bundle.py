@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,8 @@ MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 GOLDEN_FRAMES = "golden/frames.png"
 GOLDEN_OUTPUTS = "golden/outputs.npz"
+# Entries of bundle.json around the manifest itself.
+_ENVELOPE = {"format", "format_version", "manifest_sha256"}
 
 SCORE_TOLERANCE = 1e-4
 """Published: |Δ anomaly score| and |Δ class score| between runtimes and batch sizes, fp32."""
@@ -154,7 +157,7 @@ def write_golden(folder: Path, frames: NDArray[np.uint8], outputs: ModelOutputs)
     stacked = cv2.cvtColor(np.concatenate(list(frames), axis=0), cv2.COLOR_RGB2BGR)
     (folder / GOLDEN_FRAMES).write_bytes(cv2.imencode(".png", stacked)[1].tobytes())
     arrays = {name: value for name in OUTPUT_NAMES if (value := getattr(outputs, name)) is not None}
-    np.savez_compressed(folder / GOLDEN_OUTPUTS, allow_pickle=False, **arrays)
+    np.savez_compressed(folder / GOLDEN_OUTPUTS, **arrays)
 
 
 def read_golden(folder: Path, spec: InputSpec) -> tuple[NDArray[np.uint8], ModelOutputs]:
@@ -166,9 +169,9 @@ def read_golden(folder: Path, spec: InputSpec) -> tuple[NDArray[np.uint8], Model
     try:
         stacked = cv2.imdecode(np.fromfile(folder / GOLDEN_FRAMES, np.uint8), cv2.IMREAD_COLOR_RGB)
         frames = np.asarray(stacked, np.uint8).reshape(-1, spec.height, spec.width, 3)
-        with np.load(folder / GOLDEN_OUTPUTS, allow_pickle=False) as arrays:
+        with (folder / GOLDEN_OUTPUTS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             outputs = ModelOutputs(**{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError, KeyError, cv2.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, cv2.error) as error:
         raise BundleError(f"golden frames of {folder} cannot be read: {error}; export the bundle again") from error
     if len(frames) != len(outputs):
         raise BundleError(f"{folder}: {len(frames)} golden frames but {len(outputs)} expected outputs")
@@ -185,6 +188,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
     content = {key: value for key, value in asdict(manifest).items() if key != "files"}
     document: dict[str, Any] = {"format": "defectlens-bundle", "format_version": FORMAT_VERSION, **content}
     document["files"] = {name: asdict(entry) for name, entry in entries.items()}
+    document = json.loads(json.dumps(document))  # what a reader will see: keys of numbers become strings, for one
     document["manifest_sha256"] = _document_digest(document)
     data = json.dumps(document, indent=2, ensure_ascii=False).encode()
     (folder / MANIFEST).write_bytes(data)
@@ -215,15 +219,16 @@ def load_bundle(folder: Path) -> Bundle:
         manifest = _parse(document)
     except BundleError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, DefectLensError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, DefectLensError) as error:
         raise BundleError(f"{path} cannot be read: {error}; it may be cut off or damaged") from error
     _verify_files(folder, manifest)
     return Bundle(folder, manifest, hashlib.sha256(data).hexdigest())
 
 
 def _parse(document: dict[str, Any]) -> Manifest:
-    known = {entry.name for entry in fields(Manifest)}
-    values = {key: value for key, value in document.items() if key in known}
+    values = {key: value for key, value in document.items() if key not in _ENVELOPE}
+    if unknown := values.keys() - {entry.name for entry in fields(Manifest)}:
+        raise BundleError(f"unknown entries in {MANIFEST}: {', '.join(sorted(unknown))}; another program wrote it")
     values["input"] = InputSpec(**values["input"])
     values["operating_point"] = OperatingPoint(**values["operating_point"])
     values["classes"] = tuple(values["classes"])

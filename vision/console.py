@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -60,8 +60,11 @@ def plain(value: Any) -> Any:
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "images") -> Iterator[T]:
-    """Iterate with a progress bar, rate and time left; on anything but a terminal, with a line now and then."""
-    count = total if total is not None else len(items)  # type: ignore[arg-type]
+    """Iterate with a progress bar, rate and time left; on anything but a terminal, with a line now and then.
+
+    Without ``total`` the length of ``items`` counts; what has none (a camera) shows neither an end nor time left.
+    """
+    count = total if total is not None or not isinstance(items, Sized) else len(items)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[rate]}"), console=console, transient=True) as progress:
@@ -79,7 +82,10 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str 
         if now - said >= _LINE_INTERVAL_S:
             said = now
             rate = done / (now - start)
-            say(f"{what}: {done}/{count} {unit}, {rate:.1f}/s, {(count - done) / rate:.0f} s left")
+            if count is None:
+                say(f"{what}: {done} {unit}, {rate:.1f}/s")
+            else:
+                say(f"{what}: {done}/{count} {unit}, {rate:.1f}/s, {(count - done) / rate:.0f} s left")
 
 
 def set_up_logging(*, verbose: bool = False) -> None:

@@ -53,6 +53,8 @@ def decide(
     """
     if anomaly_score is not None and not math.isfinite(anomaly_score):
         return Verdict.NO_VERDICT, f"the anomaly score is {anomaly_score}, not a finite number"
+    if not math.isfinite(best_defect_score):
+        return Verdict.NO_VERDICT, f"the class scores are {best_defect_score}, not finite numbers"
     if point.image_threshold is None or point.review_threshold is None:
         if best_defect_score >= point.class_threshold:
             return (
@@ -87,8 +89,10 @@ def conformal_threshold(calibration_scores: FloatArray, max_overkill: float) -> 
     good parts stay exchangeable with the calibration images. Needs n >= 1/α − 1.
 
     Raises:
-        SettingsError: fewer calibration scores than the bound needs.
+        SettingsError: fewer calibration scores than the bound needs, or a bound outside 0..1.
     """
+    if not 0.0 < max_overkill < 1.0:
+        raise SettingsError(f"an overkill bound lies between 0 and 1, both excluded; got {max_overkill:g}")
     count = len(calibration_scores)
     # 1e-9: (n+1)(1−α) must not be lifted to the next integer by rounding (100 × 0.99 = 99.00000000000001).
     rank = math.ceil((count + 1) * (1.0 - max_overkill) - 1e-9)

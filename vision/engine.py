@@ -27,6 +27,8 @@ _CHAINS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "cuda", "cpu"),
     "auto": ("cuda", "cpu"),
 }
+# Outputs of every model; the others are there only if training gave it what they need.
+_ALWAYS = {"class_logits", "saliency_map", "attention_map"}
 _log = logging.getLogger(__name__)
 
 
@@ -65,10 +67,15 @@ class Engine:
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(f"{model} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from error
         self._providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self._check_provider(provider, strict)
+        # "auto" promises the best provider that this machine's devices allow.
+        wanted = chain[0] if provider == "auto" else _NAMES[provider]
+        self.fallback = self.provider != wanted
+        """Whether ``provider`` is another one than was asked for."""
+        self._check_provider(wanted, strict)
         self._outputs = [output.name for output in self._session.get_outputs()]
         inputs = [(value.name, value.type) for value in self._session.get_inputs()]
-        if inputs != [("frames", "tensor(uint8)")] or not set(self._outputs) <= set(OUTPUT_NAMES):
+        complete = _ALWAYS <= set(self._outputs) <= set(OUTPUT_NAMES)
+        if inputs != [("frames", "tensor(uint8)")] or not complete:
             raise BundleError(
                 f"{model} is no defectlens model: it takes {inputs} and gives {self._outputs}; "
                 "export it with `defectlens export`"
@@ -84,9 +91,8 @@ class Engine:
         values: Sequence[Any] = self._session.run(self._outputs, {"frames": frames})
         return ModelOutputs(**dict(zip(self._outputs, values, strict=True)))
 
-    def _check_provider(self, asked: Provider, strict: bool) -> None:
-        wanted = None if asked == "auto" else _NAMES[asked]
-        if wanted is None or self.provider == wanted:
+    def _check_provider(self, wanted: str, strict: bool) -> None:
+        if not self.fallback:
             return
         message = (
             f"execution provider {wanted} was asked for, but ONNX Runtime uses {self.provider}: no usable GPU, or its "

@@ -19,6 +19,7 @@
     ├── DeadlineError               the answer would come after the caller's deadline
     ├── OverloadedError             a bounded queue is full
     ├── ShuttingDownError           the server drains and takes no new frames
+    ├── UnreachableError            no inspection server answers at the address
     ├── ProviderError               the execution provider asked for is not to be had
     ├── ParityError                 two runtimes disagree on the same pixels
     └── TrainingError               training cannot go on (a loss that is not finite, a checkpoint of another run)
@@ -101,6 +102,10 @@ class OverloadedError(DefectLensError):
 
 class ShuttingDownError(DefectLensError):
     """The server drains and takes no new frames."""
+
+
+class UnreachableError(DefectLensError):
+    """No inspection server answers at the address."""
 
 
 class ProviderError(DefectLensError):

@@ -1,8 +1,9 @@
 """The one definition of how bytes become the pixels that the model sees: training, evaluation and serving share it.
 
-Encoded images keep the orientation of their stored pixels (EXIF is ignored, so that masks always fit). Alpha is
-dropped. 16-bit values are scaled by the bundle's white level, the same for every frame. The frame is stretched to the
-model's input size, which has the aspect ratio of the training frames; normalisation happens inside the graph.
+Encoded images keep the orientation of their stored pixels (EXIF is ignored, so that masks always fit; OpenCV applies
+TIFF's own orientation tag all the same). Alpha is dropped. 16-bit values are scaled by the bundle's white level, the
+same for every frame. The frame is stretched to the model's input size, which has the aspect ratio of the training
+frames; normalisation happens inside the graph.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vision.errors import (
     EmptyRequestError,
+    ImageError,
     ImageTooLargeError,
     NotAnImageError,
     RawSizeError,
@@ -33,12 +35,19 @@ MAX_PIXELS = 64_000_000
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Some cameras pad a JPEG after its end marker; a marker further away than this belongs to an embedded thumbnail.
+# Some cameras pad a JPEG after its end marker, by this many bytes at most.
 _JPEG_PADDING = 4096
+_SIGNATURES: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    "WEBP": (b"RIFF",),
+}
 
 
 class PixelFormat(enum.IntEnum):
-    """Raw layouts, named as in GenICam's Pixel Format Naming Convention; MONO12 and MONO16 are 2 bytes, little endian."""
+    """Raw layouts, named as in GenICam's naming convention; MONO12 and MONO16 are 2 bytes, little endian."""
 
     MONO8 = 1
     MONO12 = 2
@@ -195,14 +204,10 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             name, (width, height) = image.format, image.size
-    except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"{error}; send a smaller frame or raise the server's pixel limit") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        start = data[:8].hex(" ")
-        raise NotAnImageError(
-            f"the bytes are no image: {len(data)} bytes starting with {start}; send one of {', '.join(FORMATS)}, "
-            "or raw pixels with width, height and pixel format"
-        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"{error}; send a smaller frame") from error
+    except Exception as error:  # strangers' bytes: Pillow's parsers raise whatever their code runs into
+        raise _no_header(data) from error
     if name == "MPO":  # a JPEG with a second picture behind it, as some cameras write
         name = "JPEG"
     if name not in FORMATS:
@@ -215,15 +220,40 @@ def _check_header(data: bytes, max_pixels: int) -> None:
         )
 
 
+def _no_header(data: bytes) -> ImageError:
+    """Why no header can be read: the bytes begin like an image and end too early, or are none at all."""
+    name = next((name for name, start in _SIGNATURES.items() if data.startswith(start)), None)
+    if name is not None and (name != "WEBP" or data[8:12] == b"WEBP"):
+        return TruncatedImageError(
+            f"the bytes begin like a {name} image but its header cannot be read (got {len(data)} bytes); "
+            "send the complete file"
+        )
+    return NotAnImageError(
+        f"the bytes are no image: {len(data)} bytes starting with {data[:8].hex(' ')}; send one of "
+        f"{', '.join(FORMATS)}, or raw pixels with width, height and pixel format"
+    )
+
+
 def _is_complete(data: bytes, name: str) -> bool:
     """Whether the end that the format promises is there: OpenCV fills what is missing with grey and says nothing."""
     if name == "JPEG":
-        return b"\xff\xd9" in data[-_JPEG_PADDING:]
+        return data.find(b"\xff\xd9", max(_jpeg_scan_start(data), len(data) - _JPEG_PADDING)) >= 0
     if name == "PNG":
         return b"IEND" in data[-_JPEG_PADDING:]
     if name == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return True  # BMP and TIFF decoders refuse missing pixels themselves
+
+
+def _jpeg_scan_start(data: bytes) -> int:
+    """Where the compressed pixels begin: an end marker before it belongs to a thumbnail in the header."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        if data[position + 1] == 0xFF:  # a fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return position
 
 
 def _too_large(width: int, height: int, max_pixels: int) -> str:

@@ -1,0 +1,227 @@
+"""The commands ``serve``, ``inspect`` and ``info``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.settings import ServerSettings
+from vision.bundle import Bundle, load_bundle
+from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say, set_up_logging
+
+_DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
+@click.option("--address", default=_DEFAULTS["address"], show_default=True, help="HOST:PORT; port 0 takes a free one.")
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default=_DEFAULTS["provider"],
+    show_default=True,
+    help="Where the model runs.",
+)
+@click.option("--strict-provider", is_flag=True, help="Refuse to start on another provider than the one asked for.")
+@click.option(
+    "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference."
+)
+@click.option(
+    "--max-wait-ms",
+    type=float,
+    default=_DEFAULTS["max_wait_ms"],
+    show_default=True,
+    help="How long a frame waits for others that are on their way, to share an inference.",
+)
+@click.option(
+    "--max-queue", type=int, default=_DEFAULTS["max_queue"], show_default=True, help="Frames in work at once, over all."
+)
+@click.option(
+    "--threads", type=int, default=_DEFAULTS["threads"], help="CPU threads of an inference; 0 chooses itself."
+)
+@click.option("--max-pixels", type=int, default=_DEFAULTS["max_pixels"], show_default=True, help="Of one frame.")
+@click.option(
+    "--drain-seconds",
+    type=float,
+    default=_DEFAULTS["drain_seconds"],
+    show_default=True,
+    help="How long the end waits for accepted frames.",
+)
+@click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
+@click.option("--verbose", is_flag=True, help="Log every frame.")
+@exits_cleanly
+def serve(ready_file: Path | None, verbose: bool, **options: Any) -> None:
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
+
+    \b
+    Example:
+      defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
+    """
+    set_up_logging(verbose=verbose)
+    settings = ServerSettings(**options)
+    if not settings.is_loopback:
+        say(
+            f"warning: {settings.address} can be reached from other machines, and frames and verdicts travel there "
+            "unencrypted and without authentication; use a trusted network or a TLS proxy"
+        )
+    asyncio.run(_serve(settings, ready_file))
+
+
+async def _serve(settings: ServerSettings, ready_file: Path | None) -> None:
+    # gRPC's core would print its own lines about errors that we report in words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from serving.server import InspectionServer  # loads gRPC, which `--help` need not
+
+    server = InspectionServer(settings)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    await server.start()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second signal ends at once
+            loop.remove_signal_handler(number)
+        server.begin_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    try:
+        if ready_file is not None:
+            part = ready_file.with_name(ready_file.name + ".part")
+            part.write_text(server.address + "\n")
+            part.replace(ready_file)  # whoever waits for the file never reads half an address
+        info = server.info
+        note = " (FALLBACK)" if info.provider_fallback else ""
+        click.echo(f"ready on {server.address}: {info.model.name} {info.model.version} on {info.provider}{note}")
+        await server.wait_until_stopped()
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+@click.command()
+@click.option("--server", required=True, metavar="ADDR", help="HOST:PORT of a running server.")
+@click.option("--source", required=True, help="Folder, quoted glob, image, video file or address, or camera index.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for answers.jsonl and overlays.")
+@click.option("--overlays", is_flag=True, help="Write a picture of every frame with what the model saw.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Frames per second at most.")
+@click.option("--jsonl", type=_FILE, help="Write the answers here instead of OUT/answers.jsonl.")
+@click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Frames out at once.")
+@json_option
+@exits_cleanly
+def inspect(
+    server: str,
+    source: str,
+    out: Path,
+    overlays: bool,
+    rate: float | None,
+    jsonl: Path | None,
+    in_flight: int,
+    as_json: bool,
+) -> None:
+    """Send frames from a folder, video or camera to a server, and write down its answers.
+
+    A frame without a verdict is listed and the others go on; the exit code is then 1. Ctrl-C ends in good order.
+
+    \b
+    Example:
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+      defectlens inspect --server 127.0.0.1:50051 --source 0 --out answers --rate 5
+    """
+    from serving.client import InspectionClient
+    from serving.inspecting import Inspecting
+    from serving.sources import open_source
+
+    frames = open_source(source)
+    answers = jsonl or out / "answers.jsonl"
+    folder = out / "overlays" if overlays else None
+    with InspectionClient(server) as client:
+        info = client.get_model(timeout_s=10.0)
+        say(f"{server} serves {info.model.name} {info.model.version} on {info.provider}")
+        for path in (out, answers.parent, *([] if folder is None else [folder])):
+            path.mkdir(parents=True, exist_ok=True)
+        with answers.open("w", encoding="utf-8") as stream:
+            run = Inspecting(stream, overlays=folder, rate=rate, in_flight=in_flight)
+            with _interrupt_calls(run.stop.set):
+                tally = run.run(client, frames)
+    figures = {**tally.figures(), "answers": answers, "overlays": folder}
+    if tally.broken is not None:
+        say(f"error: {tally.broken}")
+    cut_short = run.stop.is_set() and not frames.is_live
+    if cut_short:
+        say("stopped before the end of the source")
+    finish(figures, as_json=as_json)
+    if tally.errors or tally.broken is not None or cut_short:
+        raise SystemExit(EXIT_FAILURE)
+
+
+@click.command()
+@click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON line.")
+@exits_cleanly
+def info(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle is and what it can do; refuses a damaged one.
+
+    \b
+    Example:
+      defectlens info --bundle bundles/parts
+    """
+    facts = plain(_facts(load_bundle(bundle)))
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            for name, item in value.items():
+                click.echo(f"  {name}: {item}")
+        else:
+            click.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "created": manifest.created,
+        "bundle_digest": bundle.digest,
+        "model_digest": manifest.model_digest,
+        "input": asdict(manifest.input),
+        "classes": manifest.classes,
+        "good_class": manifest.good_class,
+        "anomaly_score": manifest.has_anomaly_score,
+        "operating_point": asdict(manifest.operating_point),
+        "calibration_images": len(manifest.calibration_scores),
+        "metrics": manifest.metrics,
+        "parity": manifest.parity,
+        "provenance": manifest.provenance,
+        "files": {name: entry.bytes for name, entry in manifest.files.items()},
+    }
+
+
+@contextmanager
+def _interrupt_calls(action: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls ``action``, a second one interrupts as usual."""
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        say("stopping; waiting for the answers that are out")
+        action()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,102 @@
+"""Everything about a server that can be chosen, checked once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vision.engine import Provider
+from vision.errors import SettingsError
+from vision.preprocess import MAX_PIXELS
+
+_MIB = 1024 * 1024
+# What a message holds besides pixels: ids, regions, the overlay.
+_MESSAGE_MARGIN = 16 * _MIB
+# A 20-megapixel RGB frame always fits into a message, so that a smaller pixel limit answers in its own words.
+_LEAST_MESSAGE = 64 * _MIB
+# One stream must be able to fill a batch, and must not fill the whole server.
+_STREAM_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a bundle is served.
+
+    Args:
+        bundle: folder of the bundle.
+        address: ``host:port``; port 0 takes a free one.
+        provider: the execution provider asked for.
+        strict_provider: refuse to start on another provider than the one asked for.
+        threads: CPU threads of one inference; 0 leaves the choice to ONNX Runtime.
+        decode_threads: threads that decode, judge and encode; one frame occupies one at a time.
+        max_batch: most frames in one inference.
+        max_wait_ms: how long the first frame of a batch waits for others that are on their way.
+        max_queue: most frames in work at once, over all callers.
+        max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
+        max_pixels: most pixels of one frame, checked before decoding.
+        drain_seconds: how long a shutdown waits for accepted frames.
+    """
+
+    bundle: Path
+    address: str = "127.0.0.1:50051"
+    provider: Provider = "auto"
+    strict_provider: bool = False
+    threads: int = 0
+    decode_threads: int = max(2, min(8, os.cpu_count() or 2))
+    max_batch: int = 8
+    max_wait_ms: float = 5.0
+    max_queue: int = 64
+    max_queue_bytes: int = 2048 * _MIB
+    max_pixels: int = MAX_PIXELS
+    drain_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
+        least |= {"max_queue_bytes": 1, "max_pixels": 1, "drain_seconds": 0}
+        for name, smallest in least.items():
+            if not getattr(self, name) >= smallest:
+                raise SettingsError(f"{name} must be >= {smallest}; got {getattr(self, name)}")
+        if self.max_batch > self.max_queue:
+            raise SettingsError(
+                f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
+            )
+        host, colon, port = self.address.rpartition(":")
+        if not colon or not host or not port.isdigit() or int(port) > 65535:
+            raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {self.address!r}")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.address)
+
+    @property
+    def max_request_bytes(self) -> int:
+        """Fits a frame of ``max_pixels`` as raw RGB."""
+        return max(_LEAST_MESSAGE, self.max_pixels * 3) + _MESSAGE_MARGIN
+
+    @property
+    def max_reply_bytes(self) -> int:
+        """Fits a float32 map of ``max_pixels`` in frame pixels."""
+        return max(_LEAST_MESSAGE, self.max_pixels * 4) + _MESSAGE_MARGIN
+
+    @property
+    def max_map_bytes(self) -> int:
+        """What is left for maps in a reply."""
+        return self.max_reply_bytes - _MESSAGE_MARGIN
+
+    @property
+    def max_calls(self) -> int:
+        """Most calls at once; more are refused before their frames are received. Leaves room for health checks."""
+        return 4 * self.max_queue + 64
+
+    @property
+    def max_stream_frames(self) -> int:
+        """Most frames of one stream in work at once."""
+        return max(self.max_batch, self.max_queue // _STREAM_SHARE)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether ``host:port`` never leaves this machine."""
+    host = address.rpartition(":")[0]
+    return host == "localhost" or host.startswith("127.") or host == "[::1]"

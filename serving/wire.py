@@ -1,0 +1,200 @@
+"""Between the public contract and our own words: requests and model descriptions. Replies are in ``wire_reply``."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.inspection.v1 import inspection_pb2 as pb
+from serving.messages import (
+    ALL,
+    EncodedImage,
+    FrameRequest,
+    Limits,
+    MapFormat,
+    MaskFormat,
+    ModelIdentity,
+    ModelInfo,
+    Outputs,
+    RawImage,
+)
+from vision.decision import OperatingPoint
+from vision.errors import SettingsError, UnsupportedFormatError
+from vision.preprocess import PixelFormat
+
+
+def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
+    """As the client sends it."""
+    message = pb.InspectRequest(
+        request_id=request.request_id,
+        camera_id=request.camera_id,
+        part_id=request.part_id,
+        lot=request.lot,
+        model=request.model,
+        timeout_ms=request.timeout_ms,
+        outputs=_outputs_to_proto(request.outputs),
+    )
+    if request.capture_time_ns is not None:
+        message.capture_time.FromNanoseconds(request.capture_time_ns)
+    image = request.image
+    if isinstance(image, EncodedImage):
+        message.encoded = image.data
+    elif image is not None:
+        raw = message.raw
+        raw.data, raw.width, raw.height, raw.stride = image.data, image.width, image.height, image.stride
+        raw.pixel_format = pb.PixelFormat.ValueType(image.pixel_format)
+    return message
+
+
+def request_from_proto(message: pb.InspectRequest) -> FrameRequest:
+    """As the server reads it.
+
+    Raises:
+        UnsupportedFormatError, SettingsError: a number that stands for nothing.
+    """
+    image: EncodedImage | RawImage | None = None
+    if message.HasField("encoded"):
+        image = EncodedImage(message.encoded)
+    elif message.HasField("raw"):
+        image = _raw_from_proto(message.raw)
+    return FrameRequest(
+        image=image,
+        request_id=message.request_id,
+        camera_id=message.camera_id,
+        part_id=message.part_id,
+        lot=message.lot,
+        capture_time_ns=_nanoseconds(message.capture_time) if message.HasField("capture_time") else None,
+        model=message.model,
+        timeout_ms=message.timeout_ms,
+        outputs=_outputs_from_proto(message.outputs),
+    )
+
+
+def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
+    """As the server describes itself."""
+    point, limits = info.operating_point, info.limits
+    return pb.GetModelResponse(
+        model=identity_to_proto(info.model),
+        created=info.created,
+        classes=info.classes,
+        good_class=info.good_class,
+        input_width=info.input_width,
+        input_height=info.input_height,
+        white_level=info.white_level,
+        operating_point=pb.OperatingPoint(
+            image_threshold=point.image_threshold,
+            review_threshold=point.review_threshold,
+            pixel_threshold=point.pixel_threshold,
+            class_threshold=point.class_threshold,
+            evidence=point.evidence,
+        ),
+        metrics_json=info.metrics_json,
+        parity_json=info.parity_json,
+        provenance_json=info.provenance_json,
+        provider=pb.Provider(name=info.provider, fallback=info.provider_fallback),
+        tolerances=pb.Tolerances(score=info.score_tolerance, map=info.map_tolerance),
+        limits=pb.Limits(
+            max_pixels=limits.max_pixels,
+            max_request_bytes=limits.max_request_bytes,
+            max_reply_bytes=limits.max_reply_bytes,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            max_stream_frames=limits.max_stream_frames,
+        ),
+    )
+
+
+def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
+    """As the client reads it."""
+    point, limits = message.operating_point, message.limits
+    return ModelInfo(
+        model=identity_from_proto(message.model),
+        created=message.created,
+        classes=tuple(message.classes),
+        good_class=message.good_class if message.HasField("good_class") else None,
+        input_height=message.input_height,
+        input_width=message.input_width,
+        white_level=message.white_level,
+        operating_point=OperatingPoint(
+            image_threshold=point.image_threshold if point.HasField("image_threshold") else None,
+            review_threshold=point.review_threshold if point.HasField("review_threshold") else None,
+            pixel_threshold=point.pixel_threshold if point.HasField("pixel_threshold") else None,
+            class_threshold=point.class_threshold,
+            evidence=point.evidence,
+        ),
+        metrics_json=message.metrics_json,
+        parity_json=message.parity_json,
+        provenance_json=message.provenance_json,
+        provider=message.provider.name,
+        provider_fallback=message.provider.fallback,
+        score_tolerance=message.tolerances.score,
+        map_tolerance=message.tolerances.map,
+        limits=Limits(
+            max_pixels=limits.max_pixels,
+            max_request_bytes=limits.max_request_bytes,
+            max_reply_bytes=limits.max_reply_bytes,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            max_stream_frames=limits.max_stream_frames,
+        ),
+    )
+
+
+def identity_to_proto(model: ModelIdentity) -> pb.ModelIdentity:
+    return pb.ModelIdentity(
+        name=model.name, version=model.version, bundle_digest=model.bundle_digest, model_digest=model.model_digest
+    )
+
+
+def identity_from_proto(message: pb.ModelIdentity) -> ModelIdentity:
+    return ModelIdentity(message.name, message.version, message.bundle_digest, message.model_digest)
+
+
+def _outputs_to_proto(outputs: Outputs) -> pb.Outputs:
+    return pb.Outputs(
+        regions=outputs.regions,
+        anomaly_map=outputs.anomaly_map,
+        saliency=_selection_to_proto(outputs.saliency),
+        attention=_selection_to_proto(outputs.attention),
+        class_map=outputs.class_map,
+        overlay=pb.OverlayRequest(class_name=outputs.overlay_class) if outputs.overlay else None,
+        map_format=pb.MapFormat.ValueType(outputs.map_format),
+        mask_format=pb.MaskFormat.ValueType(outputs.mask_format),
+    )
+
+
+def _outputs_from_proto(message: pb.Outputs) -> Outputs:
+    try:
+        map_format, mask_format = MapFormat(message.map_format), MaskFormat(message.mask_format)
+    except ValueError as error:
+        raise SettingsError(f"{error}; see the enums MapFormat and MaskFormat of inspection.proto") from None
+    return Outputs(
+        regions=message.regions,
+        anomaly_map=message.anomaly_map,
+        saliency=ALL if message.saliency.all else tuple(message.saliency.names),
+        attention=ALL if message.attention.all else tuple(message.attention.names),
+        class_map=message.class_map,
+        overlay=message.HasField("overlay"),
+        overlay_class=message.overlay.class_name,
+        map_format=map_format,
+        mask_format=mask_format,
+    )
+
+
+def _selection_to_proto(chosen: tuple[str, ...] | str) -> pb.ClassSelection:
+    return pb.ClassSelection(all=True) if isinstance(chosen, str) else pb.ClassSelection(names=chosen)
+
+
+def _raw_from_proto(message: pb.RawImage) -> RawImage:
+    try:
+        pixel_format = PixelFormat(message.pixel_format)
+    except ValueError:
+        raise UnsupportedFormatError(
+            f"pixel format {message.pixel_format} is not supported; choose one of "
+            f"{', '.join(kind.name for kind in PixelFormat)}"
+        ) from None
+    return RawImage(message.data, message.width, message.height, pixel_format, message.stride)
+
+
+def _nanoseconds(stamp: Timestamp) -> int:
+    # Not ToNanoseconds, which raises on the out-of-range values that any caller can send.
+    return stamp.seconds * 1_000_000_000 + stamp.nanos

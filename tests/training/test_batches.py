@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.images import make_folder, spot_mask, texture, write
+from training.batches import Batch, FrameStore, TrainingFrames, join
+from training.data import read_data
+from training.options import TrainOptions, choose_recipe
+from training.run import choose_input
+from training.splits import split
+from vision.model.config import ModelConfig
+from vision.preprocess import InputSpec
+
+
+def _frames(root: Path, options: TrainOptions) -> TrainingFrames:
+    data = read_data(root)
+    parts = split(data, 0)
+    recipe = choose_recipe(data, parts, options)
+    config = ModelConfig("none", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map)
+    return TrainingFrames(FrameStore(parts.train, InputSpec(64, 96)), config, recipe, seed=4)
+
+
+def test_good_images_come_with_a_synthetic_defect_beside_them(tmp_path: Path, options: TrainOptions) -> None:
+    frames = _frames(make_folder(tmp_path, train={"good": 12}), options)
+    batch = join([frames[0], frames[1]])
+    assert batch.frames.shape == (4, 64, 96, 3)
+    assert batch.clean_row.tolist() == [0, 0, 2, 2]
+    assert batch.defect.tolist() == [0, 1, 0, 1]
+    assert batch.target.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    assert float(batch.mask[0].sum()) == 0
+    assert float(batch.mask[1].sum()) > 0
+    assert not torch.equal(batch.frames[0], batch.frames[1])
+
+
+def test_labels_masks_and_classes_of_labelled_defects(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 30, "crack": 50, "fray": 6})
+    frames = _frames(root, options)
+    found: dict[int, Batch] = {}
+    for index in range(len(frames)):
+        batch = frames[index]
+        found.setdefault(int(batch.target.argmax()), batch)
+    assert sorted(found) == [0, 1, 2]
+    assert [int(found[index].defect_class) for index in range(3)] == [-1, 0, 1]
+    assert all(bool(batch.has_mask) for batch in found.values())
+    assert float(found[0].mask.sum()) == 0
+    assert float(found[1].mask.sum()) > 0
+
+
+def test_rare_classes_come_up_more_often_than_their_share(tmp_path: Path, options: TrainOptions) -> None:
+    frames = _frames(make_folder(tmp_path, train={"good": 160, "crack": 45}), options)
+    drawn = [int(frames[index].target.argmax()) for index in range(len(frames))]
+    share = drawn.count(1) / len(drawn)
+    labels = [sample.label for sample in frames._store.samples]
+    assert share > 1.2 * labels.count("crack") / len(labels)
+    assert 0.85 < len(drawn) / len(labels) < 1.15
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 10})
+    one, other = _frames(root, options), _frames(root, options)
+    other.set_epoch(1)
+    assert not torch.equal(one[0].frames, other[0].frames)
+    one.set_epoch(1)
+    for index in (3, 0):
+        assert torch.equal(one[index].frames, other[index].frames)
+        assert torch.equal(one[index].mask, other[index].mask)
+
+
+def test_a_defect_of_a_few_pixels_survives_the_resize(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train={"good": 3})
+    pixels = texture("large", height=640, width=960)
+    pixels[100:106, 200:206] = 255
+    write(root / "train" / "dot" / "d.png", pixels)
+    write(root / "ground_truth" / "dot" / "d_mask.png", np.where(pixels == 255, 255, 0).astype(np.uint8))
+    data = read_data(root)
+    samples = [sample for sample in data.train if sample.label == "dot"]
+    _, mask = FrameStore(samples, InputSpec(64, 96))[0]
+    assert mask.sum() >= 1
+    assert mask[10, 20] == 1
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((64, 96), (224, 320)), ((50, 400), (128, 512)), ((90, 90), (256, 256))])
+def test_the_input_has_the_aspect_ratio_of_the_frames(
+    tmp_path: Path, shape: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    for index in range(3):
+        write(tmp_path / "train" / "good" / f"{index}.png", texture(str(index), height=shape[0], width=shape[1]))
+    spec = choose_input(read_data(tmp_path).train, 256, 65535)
+    assert (spec.height, spec.width) == expected
+
+
+def test_masks_without_a_defect_pixel_and_frames_without_masks_are_told_apart(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    root = make_folder(tmp_path, train={"good": 20, "crack": 44}, masks=False)
+    write(root / "ground_truth" / "crack" / "t000_mask.png", spot_mask(at=(0, 0)))
+    frames = _frames(root, options)
+    assert len(frames._good) < len(frames)
+    rows = [frames[index] for index in range(len(frames))]
+    masked = [bool(row.has_mask) for row in rows if len(row) == 1 and int(row.defect_class) == 0]
+    assert 0 < sum(masked) < len(masked)

