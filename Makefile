@@ -9,6 +9,9 @@ BIN := .venv/bin
 # Exists once the environment is complete, and is older than what it was made from when it is not.
 STAMP := .venv/installed
 
+# Threads that wait actively for a core that another process holds make torch ten times slower on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help demo test check lint protos protos-check lock docker-check clean
 
 help:  ## Show this list.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -63,6 +64,9 @@ def main(context: click.Context) -> None:
       defectlens serve --bundle bundles/parts
       defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
     """
+    # Spinning OpenMP threads that share a core with another busy process slow both down many times over; this must be
+    # set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context.obj = {"remote_predictor": _remote_predictor}
 
 

@@ -49,7 +49,7 @@ class RemotePredictor:
 
     def predict(self, samples: Sequence[_HasPath]) -> Iterator[Inspection]:
         """One inspection for each sample, in their order, maps on the model's grid."""
-        waiting: dict[str, Inspection] = {}
+        waiting: dict[str, Inspection] = {}  # answers may come out of order
         following = 0
         requests = (
             FrameRequest(image=EncodedImage(sample.path.read_bytes()), request_id=str(index), outputs=_OUTPUTS)

@@ -122,16 +122,11 @@ class TrainingFrames(Dataset[Batch]):
         self._epoch = epoch
         rng = np.random.default_rng((self._seed, epoch))
         labels = [sample.label for sample in self._store.samples]
-        if self._recipe.synthetic:
-            self._order = [int(index) for index in rng.permutation(len(labels))]
-            return
         counts = {label: labels.count(label) for label in set(labels)}
         weights = np.array([counts[label] ** -0.5 for label in labels])
         expected = weights / weights.sum() * len(labels)
         times = np.floor(expected + rng.random(len(labels))).astype(int)
         self._order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
-        if not self._order:
-            self._order = list(range(len(labels)))
 
     def __len__(self) -> int:
         return len(self._order)

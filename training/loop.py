@@ -19,6 +19,7 @@ from training import checkpoint
 from training.batches import Batch, FrameStore, TrainingFrames, join
 from training.objective import Objective
 from training.options import Recipe, TrainOptions
+from training.precision import fast_convolutions
 from training.validate import Validation
 from vision.console import say, track
 from vision.errors import SettingsError, TrainingError
@@ -82,11 +83,10 @@ class Trainer:
         self._validation = validation
         self._frames = TrainingFrames(store, detector.config, recipe, options.seed)
         self._store = store
-        detector.backbone.requires_grad_(recipe.tune_backbone)
         self._objective = Objective(detector, recipe).to(memory_format=torch.channels_last)
-        backbone = list(detector.backbone.parameters())
-        known = {id(parameter) for parameter in backbone}
-        heads = [parameter for parameter in self._objective.parameters() if id(parameter) not in known]
+        backbone = [parameter for parameter in detector.backbone.parameters() if parameter.requires_grad]
+        in_backbone = {id(parameter) for parameter in detector.backbone.parameters()}
+        heads = [parameter for parameter in self._objective.parameters() if id(parameter) not in in_backbone]
         groups = [{"params": heads, "lr": recipe.learning_rate}]
         if recipe.tune_backbone:
             groups.append({"params": backbone, "lr": recipe.backbone_learning_rate})
@@ -102,7 +102,8 @@ class Trainer:
         """Train to the end or to early stopping; the best epoch's weights are loaded when it returns."""
         progress = self._start(resume=resume)
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
-        with SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step) as writer:
+        logs = SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step)
+        with logs as writer, fast_convolutions(self.detector, self._accelerator.device):
             while progress.epoch < self._recipe.epochs and progress.epoch - progress.best_epoch < patience:
                 progress = self._epoch(progress, writer)
         checkpoint.load(self._run / BEST, self.detector)
@@ -200,8 +201,7 @@ class Trainer:
     @staticmethod
     def _bytes_a_frame(stretch: list[tuple[Batch, list[Tensor]]]) -> int:
         batch, features = stretch[0]
-        total = sum(int(level.nbytes) for level in features)
-        return int(total / len(batch))
+        return sum(level.numel() * level.element_size() for level in features) // max(1, len(batch))
 
     def _loader(self, items: int) -> Iterable[Batch]:
         workers = 0 if self._accelerator.device.type == "cpu" else 8
@@ -219,7 +219,8 @@ class Trainer:
 
     def _steps_an_epoch(self) -> int:
         items = self._options.batch if self._recipe.tune_backbone else self._options.batch // 2
-        return max(1, math.ceil(len(self._frames) / items) // self._accelerator.num_processes) * self._recipe.passes
+        batches = math.ceil(len(self._frames) / items)
+        return max(1, batches // int(self._accelerator.num_processes)) * self._recipe.passes
 
     def _set_rate(self, epochs: float) -> None:
         done = epochs / self._recipe.epochs

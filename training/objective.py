@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training import losses
 from training.batches import Batch
 from training.options import Recipe
+from vision.model.backbone import early_modules
 from vision.model.detector import Detector, DetectorOutputs, pool
 from vision.model.localizer import cosine_distances
 
@@ -18,18 +19,28 @@ _WEIGHTS = {"class": 1.0, "image": 1.0, "pixel": 1.0, "class_map": 0.5, "reconst
 
 
 class Objective(nn.Module):
-    """A detector and its losses."""
+    """A detector and its losses.
+
+    Where the backbone is trained, the layers up to stride 4 stay frozen: they are general, and training them would
+    double the time of a step.
+    """
 
     def __init__(self, detector: Detector, recipe: Recipe) -> None:
         super().__init__()
         self.detector = detector
         self._recipe = recipe
+        self.detector.backbone.requires_grad_(recipe.tune_backbone)
+        self._frozen = early_modules(detector.backbone) if recipe.tune_backbone else []
+        for module in self._frozen:
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Objective:
-        """A frozen backbone stays in evaluation mode: its batch statistics are the ones that its weights know."""
+        """Frozen layers stay in evaluation mode: their batch statistics are the ones that their weights know."""
         super().train(mode)
         if not self._recipe.tune_backbone:
             self.detector.backbone.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def forward(self, batch: Batch, features: Sequence[Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -216,7 +216,7 @@ def _put_header(canvas: Canvas, inspection: Inspection, manifest: Manifest) -> N
     colour = put_verdict(canvas, inspection.verdict, _MARGIN, 12, 30)
     x = put_text(canvas, inspection.verdict.name.replace("_", " "), _MARGIN + 42, 14, 0.9, colour, bold=True)
     score = float(inspection.class_scores[manifest.classes.index(inspection.predicted)])
-    text, size = fitting(f"{printable(inspection.predicted)}  (class score {score:.3f})", 0.65, room - x - 12)
+    text, size = fitting(f"predicted {printable(inspection.predicted)} (class score {score:.3f})", 0.65, room - x - 12)
     put_text(canvas, text, x + 22, 19, size, INK)
     text, size = fitting(_score_line(inspection, manifest), 0.48, room)
     put_text(canvas, text, _MARGIN, 55, size, SOFT_INK)

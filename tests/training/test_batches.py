@@ -51,7 +51,7 @@ def test_labels_masks_and_classes_of_labelled_defects(tmp_path: Path, options: T
 
 
 def test_rare_classes_come_up_more_often_than_their_share(tmp_path: Path, options: TrainOptions) -> None:
-    frames = _frames(make_folder(tmp_path, train={"good": 160, "crack": 45}), options)
+    frames = _frames(make_folder(tmp_path, train={"good": 160, "crack": 60}), options)
     drawn = [int(frames[index].target.argmax()) for index in range(len(frames))]
     share = drawn.count(1) / len(drawn)
     labels = [sample.label for sample in frames._store.samples]
@@ -83,7 +83,9 @@ def test_a_defect_of_a_few_pixels_survives_the_resize(tmp_path: Path) -> None:
     assert mask[10, 20] == 1
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((64, 96), (224, 320)), ((50, 400), (128, 512)), ((90, 90), (256, 256))])
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((64, 96), (224, 320)), ((50, 400), (128, 512)), ((90, 90), (256, 256))]
+)
 def test_the_input_has_the_aspect_ratio_of_the_frames(
     tmp_path: Path, shape: tuple[int, int], expected: tuple[int, int]
 ) -> None:
@@ -96,10 +98,9 @@ def test_the_input_has_the_aspect_ratio_of_the_frames(
 def test_masks_without_a_defect_pixel_and_frames_without_masks_are_told_apart(
     tmp_path: Path, options: TrainOptions
 ) -> None:
-    root = make_folder(tmp_path, train={"good": 20, "crack": 44}, masks=False)
+    root = make_folder(tmp_path, train={"good": 20, "crack": 60}, masks=False)
     write(root / "ground_truth" / "crack" / "t000_mask.png", spot_mask(at=(0, 0)))
     frames = _frames(root, options)
-    assert len(frames._good) < len(frames)
     rows = [frames[index] for index in range(len(frames))]
     masked = [bool(row.has_mask) for row in rows if len(row) == 1 and int(row.defect_class) == 0]
     assert 0 < sum(masked) < len(masked)

@@ -32,7 +32,9 @@ def test_pixel_loss_rewards_the_right_place_and_ignores_unknown_masks() -> None:
     known = torch.tensor([True, True])
     assert losses.pixel_loss(right, mask, known) < 0.2 * losses.pixel_loss(wrong, mask, known)
     unknown = torch.tensor([False, True])
-    torch.testing.assert_close(losses.pixel_loss(right, mask, unknown), losses.pixel_loss(right[1:], mask[1:], known[1:]))
+    torch.testing.assert_close(
+        losses.pixel_loss(right, mask, unknown), losses.pixel_loss(right[1:], mask[1:], known[1:])
+    )
     assert float(losses.pixel_loss(right, mask, torch.zeros(2, dtype=torch.bool))) == 0
 
 

@@ -140,7 +140,7 @@ def test_a_folder_with_another_run_is_never_overwritten(tmp_path: Path, options:
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(SettingsError, match="already holds a run"):
         _train(root, options, tmp_path / "run")
-    with pytest.raises(SettingsError, match="holds another run: .*recipe.* differ"):
+    with pytest.raises(SettingsError, match=r"holds another run: .*recipe.* differ"):
         _train(root, options, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 

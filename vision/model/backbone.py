@@ -67,6 +67,27 @@ class Backbone(nn.Module):
         return [features[index] for index in self.picks]
 
 
+def early_modules(backbone: Backbone) -> list[nn.Module]:
+    """The layers that make the stride-4 features: general edges and textures, and most of the cost of training a CNN.
+
+    Found by asking which parameters the stride-4 features depend on, so it holds for every architecture.
+    """
+    was_training = backbone.training
+    backbone.eval()
+    side = 2 * STRIDES[-1]
+    with torch.enable_grad():
+        finest = backbone(torch.zeros(1, side, side, 3, dtype=torch.uint8))[0]
+        parameters = list(backbone.parameters())
+        gradients = torch.autograd.grad(finest.sum(), parameters, allow_unused=True)
+    backbone.train(was_training)
+    early = {id(one) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return [
+        module
+        for module in backbone.modules()
+        if (own := list(module.parameters(recurse=False))) and all(id(parameter) in early for parameter in own)
+    ]
+
+
 def load_pretrained(backbone: Backbone, weights: Path | None) -> str:
     """Load ImageNet weights and return where they came from, in words.
 

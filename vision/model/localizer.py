@@ -110,13 +110,15 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in fine_channels)
+        half = width // 2
         self.from_tokens = nn.Conv2d(dim, width, 1)
         self.from_stride8 = nn.Conv2d(fine_channels[1], width, 1)
-        self.from_stride4 = nn.Conv2d(fine_channels[0], width, 1)
+        self.from_stride4 = nn.Conv2d(fine_channels[0], half, 1)
         self.from_reconstruction = nn.Conv2d(3, width, 1) if reconstruction else None
         self.at_stride8 = _separable(width)
-        self.at_stride4 = _separable(width)
-        self.classify = nn.Conv2d(width, 1 + defect_classes, 1)
+        self.narrow = nn.Conv2d(width, half, 1)
+        self.at_stride4 = _separable(half)
+        self.classify = nn.Conv2d(half, 1 + defect_classes, 1)
         # Defects are rare: starting at "nowhere" keeps the first steps calm.
         if self.classify.bias is not None:
             nn.init.constant_(self.classify.bias[:1], -4.0)
@@ -130,7 +132,7 @@ class MaskHead(nn.Module):
             stacked = torch.cat([stretch_to(value[:, None], size8) for value in distances], dim=1)
             mixed = mixed + self.from_reconstruction(stacked)
         mixed = mixed + self.at_stride8(mixed)
-        mixed = stretch_to(mixed, size4) + self.from_stride4(self.norms[0](stride4))
+        mixed = stretch_to(self.narrow(mixed), size4) + self.from_stride4(self.norms[0](stride4))
         return torch.as_tensor(self.classify(F.gelu(mixed + self.at_stride4(mixed))))
 
 

@@ -20,9 +20,9 @@ class TokenFusion(nn.Module):
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__()
-        self.fold = nn.Conv2d(channels[0], dim, kernel_size=2, stride=2)
-        self.keep = nn.Conv2d(channels[1], dim, kernel_size=1)
-        self.stretch = nn.Conv2d(channels[2], dim, kernel_size=1)
+        self.fold = nn.Conv2d(4 * channels[0], dim, 1)
+        self.keep = nn.Conv2d(channels[1], dim, 1)
+        self.stretch = nn.Conv2d(channels[2], dim, 1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in channels)
         self.positions = nn.Parameter(torch.randn(1, dim, _POSITION_GRID, _POSITION_GRID) * 0.02)
 
@@ -30,7 +30,7 @@ class TokenFusion(nn.Module):
         """Features at strides 8, 16, 32 to tokens ``[N, T, dim]`` and their grid (rows, columns)."""
         fine, middle, coarse = (norm(value) for norm, value in zip(self.norms, features, strict=True))
         size = (middle.shape[-2], middle.shape[-1])
-        fused = self.fold(fine) + self.keep(middle) + stretch_to(self.stretch(coarse), size)
+        fused = self.fold(F.pixel_unshuffle(fine, 2)) + self.keep(middle) + stretch_to(self.stretch(coarse), size)
         fused = fused + stretch_to(self.positions, size)
         return to_tokens(fused), size
 
