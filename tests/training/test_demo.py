@@ -140,7 +140,7 @@ def test_the_whole_river(started: subprocess.Popen[bytes], tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize(
     ("stage", "number"),
-    [("run", signal.SIGINT), ("evaluation", signal.SIGTERM), ("server.log", signal.SIGKILL)],
+    [("run", signal.SIGINT), ("server.log", signal.SIGKILL)],
 )
 def test_stopped_at_any_stage_nothing_is_left(
     started: subprocess.Popen[bytes], tmp_path: Path, stage: str, number: signal.Signals

@@ -1,0 +1,88 @@
+"""The combination and the operating point, on detectors whose signals are set by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.images import make_folder
+from training.batches import FrameStore
+from training.calibrate import SYNTHETIC_MASK_WEIGHT, calibrate
+from training.data import read_data
+from training.options import TrainOptions, choose_recipe
+from training.splits import split
+from vision.decision import decide
+from vision.errors import DataError
+from vision.model.config import ModelConfig
+from vision.model.detector import Detector
+from vision.preprocess import InputSpec
+from vision.types import Verdict
+
+_SPEC = InputSpec(64, 96)
+
+
+def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
+    data = read_data(root)
+    parts = split(data, 0)
+    recipe = choose_recipe(data, parts, options)
+    config = ModelConfig(
+        "test_efficientnet", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map, dim=32,
+        depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    stores = (FrameStore(parts.validation, _SPEC), FrameStore(parts.calibration, _SPEC))
+    return Detector(config), recipe, *stores
+
+
+def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_path: Path, options: TrainOptions) -> None:
+    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), options)
+    outcome = calibrate(detector, recipe, validation, calibration)
+    scores, point = np.array(outcome.scores), outcome.point
+    assert list(scores) == sorted(scores)
+    assert len(scores) == len(calibration)
+    verdicts = [decide(point, float(score), "anomaly", 0.0)[0] for score in scores]
+    # The largest of n calibration scores is below the threshold of the bound 1 / (n + 1).
+    assert verdicts.count(Verdict.REJECT) == 0
+    assert f"at most {1 / (len(scores) + 1):.1%} of good parts rejected" in point.evidence
+    assert outcome.figures["mask_weight"] == SYNTHETIC_MASK_WEIGHT
+
+
+def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, options: TrainOptions) -> None:
+    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), options)
+    calibrate(detector, recipe, validation, calibration)
+    frames = torch.from_numpy(np.stack([validation[index][0] for index in range(len(validation))]))
+    with torch.no_grad():
+        outputs = detector.eval()(frames)
+    # Two signals of mean 0 and deviation 1, one of them halved: their sum stays within a few deviations of 0.
+    assert abs(float(outputs.anomaly_score.mean())) < 1.0
+    assert 0.1 < float(outputs.anomaly_score.std()) < 2.5
+
+
+def test_real_defects_choose_the_weight_of_the_mask_signal(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 60, "crack": 70})
+    detector, recipe, validation, calibration = _parts(root, options)
+    assert not recipe.reconstruction
+    both = replace(recipe, reconstruction=True)
+    detector = Detector(replace(detector.config, reconstruction=True))
+    outcome = calibrate(detector, both, validation, calibration)
+    assert outcome.figures["mask_weight"] in (0.0, 0.5, 1.0, 2.0)
+    assert "best pixel F1 on validation masks" in outcome.point.evidence
+
+
+def test_a_model_without_good_parts_gets_no_anomaly_thresholds(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"crack": 20, "fray": 20})
+    outcome = calibrate(*_parts(root, options))
+    assert outcome.point.image_threshold is None
+    assert outcome.scores == ()
+    assert decide(outcome.point, None, "crack", 0.99)[0] is Verdict.REJECT
+    assert decide(outcome.point, None, "crack", 0.2)[0] is Verdict.REVIEW
+
+
+def test_no_good_image_for_calibration_is_an_error(tmp_path: Path, options: TrainOptions) -> None:
+    detector, recipe, validation, _ = _parts(make_folder(tmp_path, train={"good": 60}), options)
+    with pytest.raises(DataError, match="no good image is left for calibration"):
+        calibrate(detector, recipe, validation, FrameStore((), _SPEC))

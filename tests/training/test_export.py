@@ -1,0 +1,100 @@
+"""Exported graphs answer like torch, and a graph that does not is never written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.images import make_folder
+from training import export as export_module
+from training.data import read_data
+from training.export import check_parity, export_bundle
+from training.options import TrainOptions
+from training.run import Run, train_run
+from training.torch_engine import TorchEngine
+from vision.bundle import load_bundle
+from vision.engine import Engine
+from vision.errors import ParityError, SettingsError
+from vision.types import ModelOutputs
+
+pytestmark = pytest.mark.slow  # the exporter takes 10 s and more
+
+
+def _run(tmp_path: Path, options: TrainOptions, labels: dict[str, int]) -> Run:
+    root = make_folder(tmp_path / "data", train=labels)
+    return train_run(read_data(root), replace(options, epochs=1), tmp_path / "run", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        ({"good": 24}, {"anomaly_score", "anomaly_map"}),
+        ({"good": 24, "crack": 60, "fray": 12}, {"anomaly_score", "anomaly_map", "class_map"}),
+        ({"crack": 24, "fray": 24}, set()),
+    ],
+    ids=["normal-only", "masks", "no-good-class"],
+)
+def test_a_bundle_answers_like_torch_at_any_batch_size(
+    tmp_path: Path, options: TrainOptions, labels: dict[str, int], outputs: set[str]
+) -> None:
+    run = _run(tmp_path, options, labels)
+    bundle = export_bundle(run, tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle").digest == bundle.digest
+    engine = bundle.engine(provider="cpu")
+    for size in (1, 3, 9):
+        frames = run.golden[np.arange(size) % len(run.golden)]
+        expected, got = TorchEngine(run.detector).run(frames), engine.run(frames)
+        for name in ("class_logits", "saliency_map", "attention_map", "anomaly_score", "anomaly_map", "class_map"):
+            one, other = getattr(expected, name), getattr(got, name)
+            if name in outputs or name in ("class_logits", "saliency_map", "attention_map"):
+                np.testing.assert_allclose(one, other, atol=1e-4, rtol=0, err_msg=name)
+            else:
+                assert one is None
+                assert other is None
+        # Saliency is the computation, in the graph too: the rest is one constant, the bias.
+        rest = got.class_logits - got.saliency_map.sum(axis=(2, 3))
+        np.testing.assert_allclose(rest, np.broadcast_to(rest[:1], rest.shape), atol=1e-4)
+    report = bundle.manifest.parity
+    assert set(report["batches"]) == {"1", "2", "7", "7 identical rows"}
+    with pytest.raises(SettingsError, match="never overwritten"):
+        export_bundle(run, tmp_path / "bundle")
+
+
+def test_a_graph_that_disagrees_leaves_nothing_behind(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path, options, {"good": 24})
+    real = Engine.run
+
+    def off(self: Engine, frames: np.ndarray) -> ModelOutputs:
+        outputs = real(self, frames)
+        assert outputs.anomaly_score is not None
+        return replace(outputs, anomaly_score=outputs.anomaly_score + np.float32(2e-4))
+
+    monkeypatch.setattr(Engine, "run", off)
+    with pytest.raises(ParityError, match=r"anomaly_score differs by 0\.0002 \(tolerance 0\.0001\)"):
+        export_bundle(run, tmp_path / "out" / "bundle")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_rows_that_influence_each_other_are_found(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path, options, {"good": 24})
+    path = tmp_path / "model.onnx"
+    export_module._write_onnx(run.detector.cpu().eval(), run.golden, path)
+    engine, reference = Engine(path, provider="cpu"), TorchEngine(run.detector)
+    assert check_parity(reference, engine, run.golden)["spread_of_identical_rows"] <= 1e-4
+    real = Engine.run
+
+    def mixed_up(self: Engine, frames: np.ndarray) -> ModelOutputs:
+        outputs = real(self, frames)
+        scores = outputs.class_logits + np.linspace(0, 0.01, len(frames), dtype=np.float32)[:, None]
+        return replace(outputs, class_logits=scores)
+
+    monkeypatch.setattr(Engine, "run", mixed_up)
+    with pytest.raises(ParityError, match="class_logits differs"):
+        check_parity(reference, engine, run.golden)
