@@ -29,6 +29,9 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[cmd_name]
+        # Torch's threads spin while they wait; where they share a core with another busy process, that makes both ten
+        # times slower. Must be set before torch loads.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
@@ -64,9 +67,6 @@ def main(context: click.Context) -> None:
       defectlens serve --bundle bundles/parts
       defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
     """
-    # Spinning OpenMP threads that share a core with another busy process slow both down many times over; this must be
-    # set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context.obj = {"remote_predictor": _remote_predictor}
 
 

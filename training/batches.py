@@ -158,7 +158,8 @@ class TrainingFrames(Dataset[Batch]):
         return Batch(
             frames=torch.from_numpy(frame)[None],
             mask=_shrink(mask),
-            has_mask=torch.tensor([is_good or sample.mask is not None]),
+            # A cell that is perhaps defective has no known mask, not an empty one.
+            has_mask=torch.tensor([sample.mask is not None or (is_good and not sample.is_ambiguous)]),
             target=target,
             defect=torch.tensor([sample.defect_probability], dtype=torch.float32),
             defect_class=torch.tensor([-1 if is_good else self._config.defect_classes.index(sample.label)]),

@@ -46,11 +46,17 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input.")
 @click.option("--epochs", type=int, help="Default: chosen from the data.")
 @click.option("--batch", default=16, show_default=True, help="Frames a step.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same split and the same model.")
 @click.option("--mixer", type=click.Choice(list(MIXERS)), default="dense", show_default=True, help="Token mixer.")
 @click.option("--flips/--no-flips", default=None, help="Mirror frames. Default: only with labelled defects.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better one. Default: half of them.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU if any.",
+)
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
 @json_option
 @exits_cleanly
@@ -81,7 +87,7 @@ def train(
     run = train_run(images, chosen, out, resume=resume)
     figures: dict[str, Any] = dict(run.figures)
     if images.test:
-        predictor = EnginePredictor(TorchEngine(run.detector), run.manifest, digest="torch model, not a bundle")
+        predictor = EnginePredictor(TorchEngine(run.detector), run.manifest, digest=None)
         report = evaluate_predictor(predictor, images, images.test, out / "evaluation", seed=chosen.seed)
         figures.update({name: report[name] for name in _HEADLINE if report.get(name) is not None})
         figures["report"] = out / "evaluation" / "report.html"
@@ -119,9 +125,21 @@ def export(run_folder: Path, out: Path, name: str | None, bundle_version: str, a
 @click.command()
 @_data_options
 @click.option("--bundle", "bundle_folder", type=_FOLDER, required=True, help="Bundle to measure.")
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "train"]),
+    default="test",
+    show_default=True,
+    help="Which images to measure on.",
+)
 @click.option("--server", help="Ask the server at this address instead of running the bundle here.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto", show_default=True)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="Where the model runs.",
+)
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.json, report.html, predictions.jsonl.")
 @json_option
 @click.pass_context

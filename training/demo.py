@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -64,8 +63,6 @@ def demo(out: Path, data: str, epochs: int | None, size: int | None, limit: int 
     places = _Places(out)
     places.clear()
     names = places.link_frames(dataset, limit)
-    # Torch and the server's threads would otherwise spin for a core that another of them holds: ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with Children() as children:
         figures = _Steps(children, places, data).run([word for pair in options.items() for word in pair])
     figures["largest_score_difference"] = compare(places.predictions, places.jsonl, names)

@@ -110,7 +110,8 @@ def _labels(outputs: ModelOutputs) -> Any:
 def _write_onnx(detector: Detector, frames: Frame, path: Path) -> None:
     graph = _Graph(detector).eval()
     example = torch.from_numpy(frames[np.arange(2) % len(frames)])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they log every pass of their optimiser
+        logging.getLogger(name).setLevel(logging.ERROR)
     say("exporting the graph")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals

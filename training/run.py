@@ -86,7 +86,16 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     detector = Detector(config)
     weights = load_pretrained(detector.backbone, Path(options.weights) if options.weights else None)
     say(f"backbone {options.backbone} ({parameters(detector) / 1e6:.1f} M parameters in all), weights: {weights}")
-    stores = {name: FrameStore(getattr(parts, name), spec) for name in ("train", "validation", "calibration")}
+    # The thresholds promise something about good parts: an image that is perhaps defective has no place among them.
+    surely_good = tuple(sample for sample in parts.calibration if not sample.is_ambiguous)
+    stores = {
+        name: FrameStore(samples, spec)
+        for name, samples in (
+            ("train", parts.train),
+            ("validation", parts.validation),
+            ("calibration", surely_good),
+        )
+    }
     validation = Validation(stores["validation"], config, recipe, options.seed)
     trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
     progress = trainer.fit(resume=resume)
