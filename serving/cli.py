@@ -60,8 +60,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
 @click.option("--verbose", is_flag=True, help="Log every frame.")
+@json_option
 @exits_cleanly
-def serve(ready_file: Path | None, verbose: bool, **options: Any) -> None:
+def serve(ready_file: Path | None, verbose: bool, as_json: bool, **options: Any) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
 
     \b
@@ -75,10 +76,13 @@ def serve(ready_file: Path | None, verbose: bool, **options: Any) -> None:
             f"warning: {settings.address} can be reached from other machines, and frames and verdicts travel there "
             "unencrypted and without authentication; use a trusted network or a TLS proxy"
         )
-    asyncio.run(_serve(settings, ready_file))
+    figures = asyncio.run(_serve(settings, ready_file))
+    if as_json:
+        finish(figures, as_json=True)
 
 
-async def _serve(settings: ServerSettings, ready_file: Path | None) -> None:
+async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str, Any]:
+    """Serve until a signal; what was answered."""
     # gRPC's core would print its own lines about errors that we report in words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.server import InspectionServer  # loads gRPC, which `--help` need not
@@ -108,6 +112,7 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> None:
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
+    return server.telemetry.figures()
 
 
 @click.command()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from serving.messages import FrameRequest
 from serving.pipeline import FrameResult
@@ -68,6 +69,17 @@ class Telemetry:
             raise
         finally:
             self.in_flight -= 1
+
+    def figures(self) -> dict[str, Any]:
+        """The counts, for a JSON line."""
+        return {
+            "received": self.received,
+            "judged": self.judged,
+            "not_judged": self.not_judged,
+            "errors": dict(self.errors),
+            "in_flight": self.in_flight,
+            "verdicts": dict(self.verdicts),
+        }
 
     def summary(self) -> str:
         """One line for the log."""

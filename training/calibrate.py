@@ -24,8 +24,8 @@ from vision.model.detector import Detector, pool
 # Asked of the operating point unless `calibrate` is told otherwise: how many good parts may be rejected, and how many
 # may be rejected or sent to review.
 MAX_OVERKILL, MAX_REVIEW = 0.02, 0.05
-# Weight of the mask signal, which knows only synthetic defects there, beside the reconstruction's 1.
-SYNTHETIC_MASK_WEIGHT = 0.5
+# Both signals are standardised; without real defects nothing speaks for one of them.
+SYNTHETIC_MASK_WEIGHT = 1.0
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 # With fewer real defects than this among the validation frames, choosing by them is choosing by chance.
 _ENOUGH_DEFECTS = 8

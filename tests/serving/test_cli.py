@@ -273,3 +273,32 @@ def test_a_server_that_dies_leaves_no_frame_unexplained(bundle: Path, parts: Pat
     figures = json.loads(result.stdout)
     assert figures["frames"] == figures["verdicts"] + figures["errors"] == len(lines(tmp_path / "out/answers.jsonl"))
     assert "error: no inspection server answers" in result.stderr
+
+
+def test_serve_ends_with_one_json_line_of_its_counts(bundle: Path, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    command = [
+        sys.executable,
+        "-m",
+        "defectlens",
+        "serve",
+        "--bundle",
+        str(bundle),
+        "--address",
+        "127.0.0.1:0",
+        "--json",
+    ]
+    process = subprocess.Popen([*command, "--ready-file", str(ready)], stdout=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 20
+        while not ready.exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        with InspectionClient(ready.read_text().strip()) as client:
+            client.inspect(png(part()))
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    figures = json.loads(output.splitlines()[-1])
+    assert (figures["received"], figures["judged"], figures["in_flight"]) == (1, 1, 0)
