@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,44 +11,48 @@ from torch import Tensor, nn
 from vision.errors import SettingsError
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, ABC):
     """Tokens ``[N, T, dim]`` in, tokens of the same shape out; ``grid`` is their (rows, columns)."""
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        raise NotImplementedError("a mixer defines its own forward")
+    @abstractmethod
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor: ...
 
 
-class DenseAttention(Mixer):
+class _Attention(Mixer):
+    """Queries, keys and values of several heads; a subclass says how they attend."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
+        attended = self.attend(*_split_heads(self.qkv(tokens), self.heads))
+        return torch.as_tensor(self.out(_join_heads(attended)))
+
+    @abstractmethod
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Three times ``[N, heads, T, dim / heads]`` to one of the same shape."""
+
+
+class DenseAttention(_Attention):
     """Multi-head scaled dot product over all pairs of tokens: O(T²). Source: Vaswani et al. 2017."""
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        query, key, value = _split_heads(self.qkv(tokens), self.heads)
-        return torch.as_tensor(self.out(_join_heads(F.scaled_dot_product_attention(query, key, value))))
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value)
 
 
-class LinearAttention(Mixer):
+class LinearAttention(_Attention):
     """φ(q)(φ(k)ᵀv) with φ = ELU + 1: O(T), too blunt to copy its input. Source: Katharopoulos et al. 2020, eq. 4."""
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        query, key, value = _split_heads(self.qkv(tokens), self.heads)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key = F.elu(query) + 1.0, F.elu(key) + 1.0
         # Dividing the keys' sum by their number keeps bfloat16 in range on large grids; it cancels in the quotient.
-        scale = 1.0 / tokens.shape[1]
+        scale = 1.0 / query.shape[-2]
         summary = (key.transpose(-2, -1) * scale) @ value
         norm = (query * (key.sum(dim=-2, keepdim=True) * scale)).sum(dim=-1, keepdim=True)
-        return torch.as_tensor(self.out(_join_heads((query @ summary) / norm)))
+        return (query @ summary) / norm
 
 
 MIXERS: dict[str, type[DenseAttention] | type[LinearAttention]] = {"dense": DenseAttention, "linear": LinearAttention}
