@@ -16,11 +16,10 @@ class Augmentation:
 
     Args:
         flips: mirror and turn upside down as well; right for surfaces, wrong for parts with a fixed orientation.
-        strength: of shifts, turns and noise; 0 changes nothing, frozen features of good parts want little.
-        light: of brightness, contrast and gamma, likewise.
+        strength: 0 changes nothing, 1 is made for labelled defects; frozen features of good parts want less.
     """
 
-    def __init__(self, *, flips: bool, strength: float, light: float) -> None:
+    def __init__(self, *, flips: bool, strength: float) -> None:
         mirror = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)] if flips else []
         self._compose = A.Compose(
             [
@@ -32,8 +31,8 @@ class Augmentation:
                     border_mode=cv2.BORDER_REFLECT_101,
                     p=0.7,
                 ),
-                A.RandomBrightnessContrast(brightness_limit=0.15 * light, contrast_limit=0.15 * light, p=0.6),
-                A.RandomGamma(gamma_limit=(100 - 20 * light, 100 + 25 * light), p=0.3),
+                A.RandomBrightnessContrast(brightness_limit=0.15 * strength, contrast_limit=0.15 * strength, p=0.6),
+                A.RandomGamma(gamma_limit=(100 - 20 * strength, 100 + 25 * strength), p=0.3),
                 A.GaussNoise(std_range=(0.0, 0.02 * strength), per_channel=False, p=0.2),
             ]
         )

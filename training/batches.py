@@ -17,15 +17,13 @@ from torch.utils.data import Dataset
 from training.augment import Augmentation
 from training.data import Sample, read_frame, read_mask
 from training.options import Recipe
-from training.synthesis import add_defect, paste_defect
+from training.synthesis import add_defect
 from vision.model.config import ModelConfig
 from vision.model.localizer import MAP_STRIDE
 from vision.preprocess import InputSpec, to_model_input
 
 # Frames at input size are kept in memory up to this many bytes; beyond it they are decoded again when needed.
 _CACHE_BYTES = 4 * 2**30
-# Of the good frames that get a defect: how many get a real one from another part; the others get a synthetic one.
-_REAL_SHARE = 0.6
 
 
 @dataclass
@@ -114,12 +112,8 @@ class TrainingFrames(Dataset[Batch]):
         self._config = config
         self._recipe = recipe
         self._seed = seed
-        self._augment = Augmentation(flips=recipe.flips, strength=recipe.augmentation, light=recipe.light)
+        self._augment = Augmentation(flips=recipe.flips, strength=recipe.augmentation)
         self._good = [index for index, sample in enumerate(store.samples) if sample.label == config.good_class]
-        self._donors: dict[str, list[int]] = {}
-        for index, sample in enumerate(store.samples):
-            if sample.label != config.good_class and sample.mask is not None:
-                self._donors.setdefault(sample.label, []).append(index)
         self._order: list[int] = []
         self.set_epoch(0)
 
@@ -142,25 +136,14 @@ class TrainingFrames(Dataset[Batch]):
         rng = np.random.default_rng((self._seed, self._epoch, item, 1))
         frame, mask = self._augment(*self._store[index], seed=int(rng.integers(2**32)))
         sample = self._store.samples[index]
-        if sample.label != self._config.good_class:
-            return self._row(frame, mask, sample)
-        if self._recipe.synthetic:
-            pair = join([self._row(frame, mask, sample), self._synthetic_row(frame, rng)])
-            pair.clean_row = torch.zeros(2, dtype=torch.long)  # both rows show the frame that row 0 shows undamaged
-            return pair
-        if rng.random() < self._recipe.damaged_share:
-            return self._damaged_row(frame, rng)
-        return self._row(frame, mask, sample)
-
-    def _damaged_row(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> Batch:
-        """A good frame with a defect instead: a real one, every class as often as another, or a synthetic one."""
-        if self._donors and rng.random() < _REAL_SHARE:
-            of_class = self._donors[list(self._donors)[int(rng.integers(len(self._donors)))]]
-            index = of_class[int(rng.integers(len(of_class)))]
-            donor, donor_mask = self._augment(*self._store[index], seed=int(rng.integers(2**32)))
-            if donor_mask.any():
-                return self._row(*paste_defect(frame, donor, donor_mask, rng), self._store.samples[index])
-        return self._synthetic_row(frame, rng)
+        row = self._row(frame, mask, sample)
+        if not (self._recipe.synthetic and sample.label == self._config.good_class):
+            return row
+        other, _ = self._store[self._good[int(rng.integers(len(self._good)))]]
+        damaged, damage = add_defect(frame, other, rng)
+        pair = join([row, self._synthetic_row(damaged, damage)])
+        pair.clean_row = torch.zeros(2, dtype=torch.long)  # both rows show the frame that row 0 shows undamaged
+        return pair
 
     def _row(self, frame: NDArray[np.uint8], mask: NDArray[np.uint8], sample: Sample) -> Batch:
         classes, good = self._config.classes, self._config.good_class
@@ -183,14 +166,12 @@ class TrainingFrames(Dataset[Batch]):
             clean_row=torch.tensor([0 if is_good else -1]),
         )
 
-    def _synthetic_row(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> Batch:
-        other, _ = self._store[self._good[int(rng.integers(len(self._good)))]]
-        damaged, mask = add_defect(frame, other, rng)
+    def _synthetic_row(self, frame: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Batch:
         target = torch.zeros(1, len(self._config.classes))
         if self._config.classes[1:] == ("anomaly",):
             target[0, 1] = 1.0  # the only case in which the class of a synthetic defect is known
         return Batch(
-            frames=torch.from_numpy(damaged)[None],
+            frames=torch.from_numpy(frame)[None],
             mask=_shrink(mask),
             has_mask=torch.tensor([True]),
             target=target,

@@ -53,15 +53,12 @@ class Recipe:
 
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
-    ``synthetic``: every good image also appears with a synthetic defect. ``damaged_share``: so many good images appear
-    with a defect instead, carried over from a real one or synthetic. ``augmentation`` and ``light`` are strengths (see
-    ``Augmentation``). ``why`` says it in words.
+    ``synthetic``: every good image also appears with a synthetic defect. ``why`` says it in words.
     """
 
     tune_backbone: bool
     reconstruction: bool
     synthetic: bool
-    damaged_share: float
     class_map: bool
     flips: bool
     epochs: int
@@ -69,7 +66,6 @@ class Recipe:
     learning_rate: float
     backbone_learning_rate: float
     augmentation: float
-    light: float
     why: str
 
 
@@ -84,23 +80,19 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             tune_backbone=True,
             reconstruction=False,
             synthetic=False,
-            # Without masks there is nothing to carry over, and what a synthetic mask teaches is not what is wanted.
-            damaged_share=0.4 if masked and data.good_class is not None else 0.0,
             class_map=masked > 0 and data.good_class is not None,
             flips=True if options.flips is None else options.flips,
             epochs=options.epochs or 10,
             passes=1,
             learning_rate=1e-3,
-            backbone_learning_rate=3e-4,
+            backbone_learning_rate=5e-4,
             augmentation=1.0,
-            light=1.7,
             why=f"{counted}: enough labelled defects to train the whole network",
         )
     return Recipe(
         tune_backbone=False,
         reconstruction=True,
         synthetic=True,
-        damaged_share=0.0,
         class_map=masked > 0,
         flips=bool(options.flips),
         epochs=options.epochs or 8,
@@ -108,6 +100,5 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         learning_rate=1e-3,
         backbone_learning_rate=0.0,
         augmentation=0.3,
-        light=0.3,
         why=f"{counted}: frozen backbone, reconstruction of normal features and synthetic defects",
     )

@@ -14,11 +14,6 @@ Pixels = NDArray[np.uint8]
 
 # A defect covers between these shares of the frame; larger ones are no local defects any more.
 _SMALLEST_SHARE, _LARGEST_SHARE = 0.0005, 0.15
-# Of the shorter side: how far around a real defect its surroundings are taken from.
-_SURROUNDINGS = 0.06
-_FAR = 0.02
-# Of each side: some defects belong to a place, such as a broken edge.
-_LARGEST_SHIFT = 0.12
 
 
 def add_defect(frame: Pixels, other: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
@@ -50,38 +45,6 @@ def add_defect(frame: Pixels, other: Pixels, rng: np.random.Generator) -> tuple[
         result[alpha > 0.3] = 255 - result[alpha > 0.3]
         mask = (alpha > 0.3).astype(np.uint8)
     return result, mask
-
-
-def paste_defect(frame: Pixels, donor: Pixels, donor_mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Carry a real defect over to a good frame, at about the same place, in the light of the good frame.
-
-    What is carried over is the donor's difference from its own surroundings, which are estimated by a blur that leaves
-    the defect out. So a defect is learned on many parts, and not together with the one part that it was found on.
-
-    Args:
-        frame: uint8 ``[H, W, 3]`` RGB of a good part.
-        donor: uint8 ``[H, W, 3]`` of a part with a defect; ``donor_mask`` uint8 ``[H, W]``, 0 or 1, not empty.
-
-    Returns:
-        The frame with the defect and its mask, as ``add_defect`` gives them.
-    """
-    height, width = frame.shape[:2]
-    mask = donor_mask.astype(np.float32)
-    sigma = min(height, width) * _SURROUNDINGS
-    outside = cv2.dilate(mask, np.ones((5, 5), np.uint8)) < 0.5
-    known = cv2.GaussianBlur(outside.astype(np.float32), (0, 0), sigma)[:, :, None]
-    surroundings = cv2.GaussianBlur(donor.astype(np.float32) * outside[:, :, None], (0, 0), sigma)
-    # Deep inside a large defect no surroundings are near: there their mean over the frame takes over.
-    mean = donor[outside].mean(axis=0) if outside.any() else donor.mean(axis=(0, 1))
-    difference = donor - (surroundings + _FAR * mean) / (known + _FAR)
-    shift = [round(float(side * rng.uniform(-_LARGEST_SHIFT, _LARGEST_SHIFT))) for side in (width, height)]
-    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-    moved = cv2.warpAffine(mask, matrix, (width, height))
-    if not moved.any():  # shifted out of the frame
-        matrix[:, 2], moved = 0, mask
-    alpha = cv2.GaussianBlur(moved, (0, 0), 1.0)[:, :, None]
-    mixed = frame + alpha * cv2.warpAffine(difference.astype(np.float32), matrix, (width, height))
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), (moved >= 0.5).astype(np.uint8)
 
 
 def _shape(height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
