@@ -22,7 +22,7 @@ from vision.overlay import render_overlay
 from vision.postprocess import judge
 from vision.preprocess import decode_image, to_model_input
 
-HEIGHT, WIDTH, GOOD = 300, 400, 60
+HEIGHT, WIDTH, GOOD = 300, 400, 100
 
 
 def plate(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -57,7 +57,7 @@ def main() -> None:
         for index in range(GOOD):
             cv2.imwrite(str(folder / f"plates/train/good/{index:03d}.png"), plate(rng))
         for words in (
-            ["train", "--data", folder / "plates", "--out", folder / "run", "--size", "224", "--epochs", "8"],
+            ["train", "--data", folder / "plates", "--out", folder / "run", "--size", "224", "--epochs", "4"],
             ["export", "--run", folder / "run", "--out", folder / "plate", "--name", "plate"],
         ):
             subprocess.run([sys.executable, "-m", "defectlens", *map(str, words)], check=True)

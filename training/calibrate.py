@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from training.batches import FrameStore
 from training.metrics import image_auroc
 from training.options import Recipe
+from training.synthesis import add_defect
 from vision.decision import OperatingPoint, conformal_threshold
 from vision.errors import DataError
 from vision.model.detector import Detector, pool
+from vision.postprocess import ANOMALY
 
 # Asked of the operating point unless `calibrate` is told otherwise: how many good parts may be rejected, and how many
 # may be rejected or sent to review.
@@ -58,9 +60,33 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
         raise DataError("no good image is left for calibration; at least 8 good training images are needed")
     weight = _combine(detector, recipe, validation)
     scores = np.sort(np.array([row.score for row in _rows(detector, calibration)], np.float32))
-    point = _operating_point(scores, _pixel_threshold(detector, validation))
+    threshold, source = _pixel_threshold(detector, validation), "best pixel F1 on validation masks"
+    if threshold is None and recipe.synthetic:
+        threshold = _pixel_threshold(detector, _Damaged(validation, good))
+        source = "best pixel F1 on validation frames with synthetic defects"
+    point = _operating_point(scores, threshold, source)
     figures = {"mask_weight": weight, "calibration_images": len(scores)}
     return Calibration(point, tuple(float(score) for score in scores), figures)
+
+
+class _Damaged:
+    """The good frames of a store, each with a synthetic defect; the same ones every time."""
+
+    def __init__(self, store: FrameStore, good: str) -> None:
+        self._store = store
+        self._good = [index for index, sample in enumerate(store.samples) if sample.label == good]
+        # Any path will do: what matters is that the mask is known.
+        self.samples = tuple(
+            replace(store.samples[index], label=ANOMALY, mask=store.samples[index].path) for index in self._good
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        other = self._good[(index + 1) % len(self._good)]
+        rng = np.random.default_rng((11, index))
+        return add_defect(self._store[self._good[index]][0], self._store[other][0], rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +102,7 @@ class _Row:
 
 
 @torch.no_grad()
-def _rows(detector: Detector, store: FrameStore) -> Iterator[_Row]:
+def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
     for start in range(0, len(store), _BATCH):
@@ -130,8 +156,8 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> floa
     return weight
 
 
-def _pixel_threshold(detector: Detector, validation: FrameStore) -> float | None:
-    """The map value with the best pixel F1 on validation masks; None where there are too few."""
+def _pixel_threshold(detector: Detector, validation: FrameStore | _Damaged) -> float | None:
+    """The map value with the best pixel F1 on the masks; None where there are too few."""
     rows = [row for row in _rows(detector, validation) if row.truth is not None]
     masked = [row for row in rows if row.is_defect and row.truth is not None and row.truth.any()]
     if len(masked) < _ENOUGH_DEFECTS:
@@ -144,7 +170,7 @@ def _pixel_threshold(detector: Detector, validation: FrameStore) -> float | None
     return float(values[order[int(np.argmax(f1))]])
 
 
-def _operating_point(scores: NDArray[np.float32], pixel_threshold: float | None) -> OperatingPoint:
+def _operating_point(scores: NDArray[np.float32], pixel_threshold: float | None, source: str) -> OperatingPoint:
     smallest = 1.0 / (len(scores) + 1)
     overkill, review = (max(bound, smallest) for bound in (MAX_OVERKILL, MAX_REVIEW))
     image = conformal_threshold(scores, overkill)
@@ -158,6 +184,6 @@ def _operating_point(scores: NDArray[np.float32], pixel_threshold: float | None)
             f"Split-conformal bound on {len(scores)} good calibration images: at most {overkill:.1%} of good parts "
             f"rejected{short}, at most {review:.1%} rejected or sent to review; holds on average while good parts stay "
             "exchangeable with the calibration images. It promises nothing about escapes. Pixel threshold: "
-            + ("the image threshold." if pixel_threshold is None else "best pixel F1 on validation masks.")
+            + ("the image threshold." if pixel_threshold is None else f"{source}.")
         ),
     )

@@ -49,6 +49,16 @@ def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_pat
     assert verdicts.count(Verdict.REJECT) == 0
     assert f"at most {1 / (len(scores) + 1):.1%} of good parts rejected" in point.evidence
     assert outcome.figures["mask_weight"] == SYNTHETIC_MASK_WEIGHT
+    # Six validation frames are too few to choose a pixel threshold by.
+    assert point.pixel_threshold == point.image_threshold
+
+
+def test_without_masks_synthetic_defects_choose_the_pixel_threshold(tmp_path: Path, options: TrainOptions) -> None:
+    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 240}), options)
+    first, again = (calibrate(detector, recipe, validation, calibration).point for _ in range(2))
+    assert first == again
+    assert first.pixel_threshold != first.image_threshold
+    assert "best pixel F1 on validation frames with synthetic defects" in first.evidence
 
 
 def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, options: TrainOptions) -> None:
