@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -179,6 +180,13 @@ class TrainingFrames(Dataset[Batch]):
             defect_class=torch.tensor([-1]),
             clean_row=torch.tensor([-1]),
         )
+
+
+def masks_at(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks ``[N, H, W]`` (0 or 1) on a map's grid ``[N, *size]``: a cell counts where half of it is defective."""
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(masks).float()[:, None], size)[:, 0]
+    covered: NDArray[np.bool_] = (cells >= 0.5).numpy()
+    return covered
 
 
 def _shrink(mask: NDArray[np.uint8]) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
+from training.batches import FrameStore, masks_at
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect
@@ -120,8 +120,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
             is_defect = sample.label != detector.config.good_class
             truth = None
             if sample.mask is not None or not is_defect:
-                full = torch.from_numpy(store[index][1]).float()[None, None]
-                truth = (torch.nn.functional.adaptive_avg_pool2d(full, size)[0, 0] >= 0.5).numpy()
+                truth = masks_at(store[index][1][None], size)[0]
             yield _Row(
                 is_defect,
                 float(rebuilt[row]),

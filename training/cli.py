@@ -13,7 +13,7 @@ from training.data import read_data
 from training.evaluate import evaluate as evaluate_predictor
 from training.export import export_bundle
 from training.options import TrainOptions
-from training.predictor import EnginePredictor, Predictor
+from training.predictor import BundlePredictor, EnginePredictor, Predictor
 from training.run import load_run, renamed, train_run
 from training.torch_engine import TorchEngine
 from vision.bundle import load_bundle
@@ -173,7 +173,7 @@ def evaluate(
         raise DataError(f"{images.root} has no {split} images to measure on")
     predictor: Predictor
     if server is None:
-        predictor = EnginePredictor(bundle.engine(provider=provider), bundle.manifest, digest=bundle.digest)
+        predictor = BundlePredictor(bundle, provider)
     else:
         remote = (context.obj or {}).get("remote_predictor")
         if remote is None:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches import FrameStore
+from training.batches import FrameStore, masks_at
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect
@@ -74,7 +74,8 @@ class Validation:
             if outputs.mask_logits is not None:
                 logits = outputs.mask_logits[:, 0]
                 row["mask"] = pool(logits)
-                truth = self._masks_at(slice(start, start + _BATCH), (logits.shape[-2], logits.shape[-1]))
+                masks = np.stack(self._masks[start : start + _BATCH])
+                truth = torch.from_numpy(masks_at(masks, (logits.shape[-2], logits.shape[-1]))).float()
                 found = (logits.cpu() > 0).float()
                 row["overlap"] = (found * truth).sum(dim=(1, 2))
                 row["total"] = torch.where(
@@ -85,10 +86,6 @@ class Validation:
                     row["reconstruction"] = pool(detector.reconstruction_map(outputs.distances, size))
             rows.append({name: value.float().cpu().numpy() for name, value in row.items()})
         return rows
-
-    def _masks_at(self, rows: slice, size: tuple[int, int]) -> Tensor:
-        chosen = torch.from_numpy(np.stack(self._masks[rows])).float()[:, None]
-        return (torch.nn.functional.adaptive_avg_pool2d(chosen, size)[:, 0] >= 0.5).float()
 
 
 def _mean_recall(labels: NDArray[np.int64], predicted: NDArray[np.float32]) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vision.model.backbone import Backbone
 from vision.model.config import ModelConfig
-from vision.model.localizer import MAP_STRIDE, MaskHead, Reconstruction, Smoothing, cosine_distances
+from vision.model.localizer import MaskHead, Reconstruction, Smoothing, cosine_distances
 from vision.model.mixers import Block
 from vision.model.readout import AdditiveReadout
 from vision.model.tokens import TokenFusion, stretch_to, to_maps
@@ -142,6 +142,3 @@ def pool(maps: Tensor) -> Tensor:
     """Mean of the largest ``TOP_SHARE`` of each map: ``[N, h, w]`` to ``[N]``."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
-
-
-__all__ = ["MAP_STRIDE", "TOP_SHARE", "Detector", "DetectorOutputs", "pool"]
