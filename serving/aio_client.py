@@ -58,9 +58,9 @@ class AsyncInspectionClient:
         reply: pb.InspectResponse = await self._call(self._stub.Inspect, message, timeout_s)
         return reply_from_proto(reply, (time.monotonic() - start) * 1000.0)
 
-    async def get_model(self, *, timeout_s: float | None = None) -> ModelInfo:
-        """What the server serves."""
-        return wire.model_from_proto(await self._call(self._stub.GetModel, pb.GetModelRequest(), timeout_s))
+    async def get_model(self, name: str = "", *, timeout_s: float | None = None) -> ModelInfo:
+        """What the server serves under a name; empty takes the default model."""
+        return wire.model_from_proto(await self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout_s))
 
     async def is_ready(self, *, timeout_s: float = 2.0) -> bool:
         """Whether the server reports that it serves. A server that cannot be reached is not ready."""

@@ -1,9 +1,8 @@
-"""The only wiring of the server: bundle, engine, pipeline, gRPC, health and reflection, start and orderly end."""
+"""The only wiring of the server: models, gRPC, health and reflection, start and orderly end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +15,14 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
-from serving.messages import Limits, ModelIdentity, ModelInfo
-from serving.pipeline import Pipeline
+from serving.admin import admin_server
+from serving.fleet import Fleet
+from serving.messages import ModelInfo
 from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
-from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
-from vision.console import plain
-from vision.engine import Engine
+from serving.watching import Watcher
 from vision.errors import SettingsError
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
@@ -34,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class InspectionServer:
-    """A server for one bundle. ``await start()``, then ``await stop()``; or ``async with``.
+    """A server for one or more bundles. ``await start()``, then ``await stop()``; or ``async with``.
 
     Raises:
         BundleError, ProviderError, ParityError: from ``start``; the port then never answers.
@@ -47,6 +45,9 @@ class InspectionServer:
         self._clock = clock
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._admin: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.admin_address: str | None = None
 
     async def __aenter__(self) -> InspectionServer:
         await self.start()
@@ -61,30 +62,29 @@ class InspectionServer:
         # Frames are decoded side by side in threads of ours; OpenCV's own would only fight over the same cores.
         cv2.setNumThreads(1)
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # bad frames are told in our own words
-        bundle = await asyncio.to_thread(load_bundle, settings.bundle)
-        engine = await asyncio.to_thread(
-            bundle.engine,
-            provider=settings.provider,
-            strict=settings.strict_provider,
-            threads=settings.threads,
-        )
-        self.info = describe(bundle, engine, settings)
-        _log.info("event=provider asked=%s used=%s fallback=%s", settings.provider, engine.provider, engine.fallback)
-        differences = await asyncio.to_thread(bundle.replay_golden, engine)
-        worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
-        _log.info("event=golden_frames_agree differences=%r", worst)
         clock = {} if self._clock is None else {"clock": self._clock}
-        self._pipeline = Pipeline(bundle.manifest, engine, settings, **clock)
-        self._servicer = InspectionServicer(self._pipeline, self.info, self.telemetry)
+        self.fleet = Fleet(settings, **clock)
+        try:
+            await self._open()
+        except BaseException:
+            await self.fleet.close()
+            raise
+
+    async def _open(self) -> None:
+        settings = self._settings
+        for folder in (settings.bundle, *settings.further_bundles):
+            await self.fleet.install(folder)
+        self.info = self.fleet.default.info
+        self._servicer = InspectionServicer(self.fleet, self.telemetry)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        self.address = self._bind()
+        self.address = _bind(self._server, settings.address)
         pb_grpc.add_InspectionServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self._pipeline.start()
         await self._server.start()
+        await self._open_admin()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         model = self.info.model
@@ -115,7 +115,9 @@ class InspectionServer:
         drain_s = self._settings.drain_seconds
         _log.info("event=draining in_flight=%d limit_s=%g", self.telemetry.in_flight, drain_s)
         await self._health.enter_graceful_shutdown()
-        self._pipeline.refuse_new()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.fleet.refuse_new()
         self._servicer.draining.set()
         closing = asyncio.create_task(self._server.stop(drain_s))
         try:
@@ -125,20 +127,22 @@ class InspectionServer:
             _log.warning("event=drain_cut_short in_flight=%d", self.telemetry.in_flight)
         await self._server.stop(_LAST_CALLS_S)
         await closing
-        await self._pipeline.close()
+        if self._admin is not None:
+            await self._admin.stop(_LAST_CALLS_S)
+        await self.fleet.close()
         _log.info("event=stopped %s", self.telemetry.summary())
 
-    def _bind(self) -> str:
-        address = self._settings.address
-        host = address.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise SettingsError(
-                f"{address} cannot be listened on: another server is there, or it is no address of this machine; "
-                "choose another one, or port 0 for any free port"
-            ) from error
-        return f"{host}:{port}"
+    async def _open_admin(self) -> None:
+        settings = self._settings
+        if settings.admin is not None:
+            self._admin = admin_server(self.fleet)
+            self.admin_address = _bind(self._admin, settings.admin)
+            await self._admin.start()
+            _log.info("event=admin_ready address=%s", self.admin_address)
+        if settings.watch is not None:
+            watcher = Watcher(settings.watch, self.fleet)
+            await asyncio.to_thread(watcher.skip_known)
+            self._watching = asyncio.create_task(watcher.run(), name="watch")
 
 
 class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no types
@@ -157,34 +161,16 @@ class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the p
         await super().Watch(request, context)
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelInfo:
-    """What GetModel says."""
-    manifest = bundle.manifest
-    return ModelInfo(
-        model=ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest),
-        created=manifest.created,
-        classes=manifest.classes,
-        good_class=manifest.good_class,
-        input_height=manifest.input.height,
-        input_width=manifest.input.width,
-        white_level=manifest.input.white_level,
-        operating_point=manifest.operating_point,
-        metrics_json=json.dumps(plain(manifest.metrics)),
-        parity_json=json.dumps(plain(manifest.parity)),
-        provenance_json=json.dumps(plain(manifest.provenance)),
-        provider=engine.provider,
-        provider_fallback=engine.fallback,
-        score_tolerance=SCORE_TOLERANCE,
-        map_tolerance=MAP_TOLERANCE,
-        limits=Limits(
-            max_pixels=settings.max_pixels,
-            max_request_bytes=settings.max_request_bytes,
-            max_reply_bytes=settings.max_reply_bytes,
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            max_stream_frames=settings.max_stream_frames,
-        ),
-    )
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{address} cannot be listened on: another server is there, or it is no address of this machine; "
+            "choose another one, or port 0 for any free port"
+        ) from error
+    return f"{host}:{port}"
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -6,14 +6,13 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.messages import ModelInfo
-from serving.pipeline import Pipeline
-from serving.status import ERROR_KEY, message_of, status_of
+from serving.fleet import Fleet
+from serving.status import abort
 from serving.streams import answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
@@ -21,12 +20,11 @@ from vision.errors import DefectLensError, ShuttingDownError
 
 
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
-    """One pipeline over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
+    """A fleet over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, pipeline: Pipeline, info: ModelInfo, telemetry: Telemetry) -> None:
+    def __init__(self, fleet: Fleet, telemetry: Telemetry) -> None:
         self.draining = asyncio.Event()
-        self._pipeline = pipeline
-        self._info = info
+        self._fleet = fleet
         self._telemetry = telemetry
         self._open_calls = 0
         self._idle = asyncio.Event()
@@ -43,7 +41,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         try:
             return await self._answer(request, self._deadline(context), accepted=False)
         except DefectLensError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: Any
@@ -55,22 +53,23 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
             try:
                 return await self._answer(request, deadline, accepted=True)
             except DefectLensError as error:
-                return error_to_proto(error, self._info, request.request_id)
+                return error_to_proto(error, self._fleet.default.info, request.request_id)
 
-        most = self._info.limits.max_stream_frames
+        most = self._fleet.default.info.limits.max_stream_frames
         try:
             async with aclosing(answer_stream(request_iterator, answer, most, self.draining)) as answers:
                 async for reply in answers:
                     yield reply
         except ShuttingDownError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def GetModel(  # noqa: N802
-        self,
-        request: pb.GetModelRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
+        self, request: pb.GetModelRequest, context: Any
     ) -> pb.GetModelResponse:
-        return wire.model_to_proto(self._info)
+        try:
+            return wire.model_to_proto(self._fleet.choose(request.model).info)
+        except DefectLensError as error:
+            await abort(context, error)
 
     async def _answer(
         self, message: pb.InspectRequest, deadline: float | None, *, accepted: bool
@@ -80,9 +79,11 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         try:
             with self._telemetry.frame(message.request_id) as record:
                 request = record.request = wire.request_from_proto(message)
-                result = await self._pipeline.inspect(request, deadline=deadline, accepted=accepted)
-                reply = reply_to_proto(result, request, self._info, message.request_id)
+                served = self._fleet.choose(request.model, request.model_version)
+                result = await served.inspect(request, deadline=deadline, accepted=accepted)
+                reply = reply_to_proto(result, request, served.info, message.request_id)
                 record.result = result
+                self._fleet.observe(served, request, message.request_id, result.inspection)
                 return reply
         except DefectLensError:
             raise
@@ -93,7 +94,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
 
     def _deadline(self, context: Any) -> float | None:
         remaining_s: float | None = context.time_remaining()
-        return None if remaining_s is None else self._pipeline.clock() + remaining_s
+        return None if remaining_s is None else self._fleet.clock() + remaining_s
 
     def _count_until_done(self, context: Any) -> None:
         self._open_calls += 1
@@ -104,9 +105,3 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self._open_calls -= 1
         if not self._open_calls:
             self._idle.set()
-
-
-async def _abort(context: Any, error: DefectLensError) -> NoReturn:
-    status = status_of(error)
-    await context.abort(status.grpc, message_of(error), ((ERROR_KEY, pb.ErrorCode.Name(status.code)),))
-    raise AssertionError("abort always raises")  # pragma: no cover, tells the type checker

@@ -24,7 +24,10 @@ class ServerSettings:
     """How a bundle is served.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle that answers requests which name no model.
+        further_bundles: folders of more bundles, asked for by name.
+        watch: a folder whose subfolders are bundles: new ones are served as they come.
+        admin: ``host:port`` of the AdminService; None offers none.
         address: ``host:port``; port 0 takes a free one.
         provider: the execution provider asked for.
         strict_provider: refuse to start on another provider than the one asked for.
@@ -39,6 +42,9 @@ class ServerSettings:
     """
 
     bundle: Path
+    further_bundles: tuple[Path, ...] = ()
+    watch: Path | None = None
+    admin: str | None = None
     address: str = "127.0.0.1:50051"
     provider: Provider = "auto"
     strict_provider: bool = False
@@ -61,9 +67,12 @@ class ServerSettings:
             raise SettingsError(
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
-        host, colon, port = self.address.rpartition(":")
-        if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {self.address!r}")
+        for address in filter(None, (self.address, self.admin)):
+            host, colon, port = address.rpartition(":")
+            if not colon or not host or not port.isdigit() or int(port) > 65535:
+                raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {address!r}")
+        if self.watch is not None and not self.watch.is_dir():
+            raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
 
     @property
     def is_loopback(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import grpc
 
@@ -75,6 +76,13 @@ def message_of(error: BaseException) -> str:
     """The error's text, cut to what fits a header."""
     text = str(error)
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+
+
+async def abort(context: Any, error: errors.DefectLensError) -> NoReturn:
+    """End a call with the error's status, and its name in the trailing metadata."""
+    status = status_of(error)
+    await context.abort(status.grpc, message_of(error), ((ERROR_KEY, pb.ErrorCode.Name(status.code)),))
+    raise AssertionError("abort always raises")  # pragma: no cover, tells the type checker
 
 
 def to_proto(error: errors.DefectLensError) -> pb.Error:

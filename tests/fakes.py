@@ -6,6 +6,7 @@ speak for the class ``bright``, dark ones for ``dark``. The frame's anomaly scor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def make_bundle(
     class_map: bool = True,
     white_level: int = 65535,
     work: int = 0,
+    image_threshold: float = 0.3,
     damage_golden: bool = False,
 ) -> Path:
     """Write a bundle that ``load_bundle`` accepts.
@@ -47,6 +49,7 @@ def make_bundle(
     Args:
         anomaly: False gives a model that never saw a good part: only the classes ``bright`` and ``dark``.
         work: makes inference slow: so many products of 512x512 matrices a batch.
+        image_threshold: of the operating point; below 0 every part is a reject.
         damage_golden: expected outputs that no runtime will ever give, with digests that fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,7 @@ def make_bundle(
     if damage_golden:
         outputs = ModelOutputs(outputs.class_logits + 1.0, outputs.saliency_map, outputs.attention_map)
     write_golden(folder, frames, outputs)
+    thresholds = {"image_threshold": image_threshold, "review_threshold": min(image_threshold, 0.2)}
     manifest = BundleManifest(
         name=name,
         version=version,
@@ -65,7 +69,7 @@ def make_bundle(
         classes=CLASSES if anomaly else CLASSES[1:],
         good_class="good" if anomaly else None,
         predicts_by_anomaly_score=False,
-        operating_point=OPERATING_POINT if anomaly else NO_ANOMALY_POINT,
+        operating_point=replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT,
         calibration_scores=CALIBRATION if anomaly else (),
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},

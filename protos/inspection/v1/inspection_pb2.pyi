@@ -210,19 +210,22 @@ class InspectRequest(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
     camera_id: _builtins.str
     part_id: _builtins.str
     lot: _builtins.str
     model: _builtins.str
-    """Name of the model that must answer; empty takes the one served."""
+    """Name of the model that must answer; empty takes the default one."""
     timeout_ms: _builtins.int
     """The answer is of no use later than this, in ms after the server received the frame; 0 sets no limit. The deadline
     of the gRPC call counts too.
     """
     encoded: _builtins.bytes
     """A whole JPEG, PNG, BMP, TIFF or WebP file; 8 or 16 bits, grey or colour, alpha is dropped."""
+    model_version: _builtins.str
+    """Version of the model that must answer; empty takes the one that serves. Another one ends in WRONG_MODEL."""
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
         """When the frame was exposed."""
@@ -244,10 +247,11 @@ class InspectRequest(_message.Message):
         encoded: _builtins.bytes = ...,
         raw: Global___RawImage | None = ...,
         outputs: Global___Outputs | None = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
@@ -765,12 +769,17 @@ Global___Error: _TypeAlias = Error  # noqa: Y015
 class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Empty takes the default one."""
     def __init__(
         self,
+        *,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

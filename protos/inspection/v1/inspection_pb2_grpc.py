@@ -73,7 +73,7 @@ class InspectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """What is served: model, operating point, provider, limits.
+        """What is served under a name: model, operating point, provider, limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class InspectionServiceStub:
     frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]
-    """What is served: model, operating point, provider, limits."""
+    """What is served under a name: model, operating point, provider, limits."""
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -63,7 +63,7 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]  # type: ignore[assignment]
-    """What is served: model, operating point, provider, limits."""
+    """What is served under a name: model, operating point, provider, limits."""
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -94,6 +94,6 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inspection_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.GetModelResponse, _abc.Awaitable[_inspection_pb2.GetModelResponse]]:
-        """What is served: model, operating point, provider, limits."""
+        """What is served under a name: model, operating point, provider, limits."""
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,104 @@
+"""A candidate on trial: it sees a share of the frames that its predecessor answers, and is never heard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from serving.messages import FrameRequest, Outputs
+from serving.served import Served
+from vision.errors import DefectLensError, SettingsError
+from vision.types import Inspection, Verdict
+
+_KEPT = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one version says of a frame."""
+
+    verdict: Verdict
+    predicted: str
+    anomaly_score: float | None
+
+    @classmethod
+    def of(cls, inspection: Inspection) -> Opinion:
+        return cls(inspection.verdict, inspection.predicted, inspection.anomaly_score)
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A frame about which two versions disagree: another verdict or another predicted class."""
+
+    request_id: str
+    camera_id: str
+    part_id: str
+    lot: str
+    serving: Opinion
+    candidate: Opinion
+
+
+class Shadow:
+    """Counts and keeps what a candidate says differently. seen = compared + failed + in flight; skipped frames were due
+    but met a busy candidate: it must never slow the serving version down, so one frame at a time is on trial.
+
+    Args:
+        share: 0 < share <= 1, of the frames. Every 1/share-th frame is due, so a short trial sees its share too.
+    """
+
+    def __init__(self, candidate: Served, share: float) -> None:
+        if not 0.0 < share <= 1.0:
+            raise SettingsError(f"the share of frames that a candidate sees must be above 0 and at most 1; got {share}")
+        self.candidate = candidate
+        self.share = share
+        self.seen = self.compared = self.failed = self.skipped = self.disagreements = 0
+        self.largest_score_difference = 0.0
+        self.kept: deque[Disagreement] = deque(maxlen=_KEPT)
+        self._due = 0.0
+        self._trial: asyncio.Task[None] | None = None
+
+    def show(self, request: FrameRequest, request_id: str, inspection: Inspection) -> None:
+        """Put an answered frame on trial, if it is due; returns at once."""
+        self._due += self.share
+        if self._due < 1.0:
+            return
+        self._due -= 1.0
+        if self._trial is not None and not self._trial.done():
+            self.skipped += 1
+            return
+        self.seen += 1
+        alone = FrameRequest(
+            image=request.image,
+            request_id=request_id,
+            camera_id=request.camera_id,
+            part_id=request.part_id,
+            lot=request.lot,
+            outputs=Outputs(),
+        )
+        self._trial = asyncio.create_task(self._compare(alone, Opinion.of(inspection)), name="shadow")
+
+    async def settle(self) -> None:
+        """Wait for the comparison in work; it still counts."""
+        if self._trial is not None:
+            await asyncio.wait({self._trial})
+
+    async def _compare(self, request: FrameRequest, serving: Opinion) -> None:
+        try:
+            result = await self.candidate.inspect(request)
+        except DefectLensError as error:
+            self.failed += 1
+            _log.warning("event=shadow_failed request_id=%r error=%r", request.request_id, str(error))
+            return
+        candidate = Opinion.of(result.inspection)
+        self.compared += 1
+        if serving.anomaly_score is not None and candidate.anomaly_score is not None:
+            difference = abs(serving.anomaly_score - candidate.anomaly_score)
+            self.largest_score_difference = max(self.largest_score_difference, difference)
+        if (serving.verdict, serving.predicted) != (candidate.verdict, candidate.predicted):
+            self.disagreements += 1
+            self.kept.append(
+                Disagreement(request.request_id, request.camera_id, request.part_id, request.lot, serving, candidate)
+            )
