@@ -5,6 +5,7 @@
 A server runs in another process. A prober asks for its health every 5 ms, which waits for nothing but the event loop:
 the longest answers are the stalls. First nothing happens, then one take-over follows another, each with one frame. One
 table, then one JSON line.
+"""
 
 from __future__ import annotations
 
