@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
+from serving.logs import LogFormat, set_up_serving_logs
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
-from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say, set_up_logging
+from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -58,18 +59,27 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="How long the end waits for accepted frames.",
 )
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP here; port 0 takes a free one."
+)
+@click.option(
+    "--traces", metavar="URL", help="Send OpenTelemetry spans to this OTLP/gRPC collector; needs the extra `otel`."
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
+)
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
 @click.option("--verbose", is_flag=True, help="Log every frame.")
 @json_option
 @exits_cleanly
-def serve(ready_file: Path | None, verbose: bool, as_json: bool, **options: Any) -> None:
+def serve(ready_file: Path | None, verbose: bool, log_format: LogFormat, as_json: bool, **options: Any) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
 
     \b
     Example:
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
     """
-    set_up_logging(verbose=verbose)
+    set_up_serving_logs(log_format, verbose=verbose)
     settings = ServerSettings(**options)
     if not settings.is_loopback:
         say(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import grpc
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
+from serving.logs import Event
 from serving.messages import Limits, ModelIdentity, ModelInfo
 from serving.pipeline import Pipeline
 from serving.servicer import InspectionServicer
@@ -26,6 +28,10 @@ from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
 from vision.console import plain
 from vision.engine import Engine
 from vision.errors import SettingsError
+
+if TYPE_CHECKING:
+    from serving.metrics import MetricsServer
+    from serving.tracing import Tracing
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 # What is left for health watchers and the like once every frame is answered.
@@ -41,10 +47,11 @@ class InspectionServer:
         SettingsError: the address cannot be bound.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] | None = None) -> None:
-        self.telemetry = Telemetry()
+    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
+        self.telemetry = Telemetry(clock=clock)
+        self.metrics: MetricsServer | None = None
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -69,12 +76,12 @@ class InspectionServer:
             threads=settings.threads,
         )
         self.info = describe(bundle, engine, settings)
-        _log.info("event=provider asked=%s used=%s fallback=%s", settings.provider, engine.provider, engine.fallback)
+        _log.info(Event("provider", asked=settings.provider, used=engine.provider, fallback=engine.fallback))
         differences = await asyncio.to_thread(bundle.replay_golden, engine)
         worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
-        _log.info("event=golden_frames_agree differences=%r", worst)
-        clock = {} if self._clock is None else {"clock": self._clock}
-        self._pipeline = Pipeline(bundle.manifest, engine, settings, **clock)
+        _log.info(Event("golden_frames_agree", differences=worst))
+        self._pipeline = Pipeline(bundle.manifest, engine, settings, clock=self._clock)
+        self.telemetry.queue_depth = lambda: self._pipeline.queue_depth
         self._servicer = InspectionServicer(self._pipeline, self.info, self.telemetry)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
@@ -83,12 +90,13 @@ class InspectionServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        self._watch()
         self._pipeline.start()
         await self._server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         model = self.info.model
-        _log.info("event=ready address=%s model=%s version=%s", self.address, model.name, model.version)
+        _log.info(Event("ready", address=self.address, model=model.name, version=model.version))
 
     async def stop(self) -> None:
         """Not serving → take no new frames → answer every accepted one → close. A second call waits for the first."""
@@ -113,7 +121,7 @@ class InspectionServer:
 
     async def _drain_and_close(self) -> None:
         drain_s = self._settings.drain_seconds
-        _log.info("event=draining in_flight=%d limit_s=%g", self.telemetry.in_flight, drain_s)
+        _log.info(Event("draining", in_flight=self.telemetry.in_flight, limit_s=drain_s))
         await self._health.enter_graceful_shutdown()
         self._pipeline.refuse_new()
         self._servicer.draining.set()
@@ -122,11 +130,31 @@ class InspectionServer:
             async with asyncio.timeout(drain_s):
                 await self._servicer.wait_until_idle()
         except TimeoutError:
-            _log.warning("event=drain_cut_short in_flight=%d", self.telemetry.in_flight)
+            _log.warning(Event("drain_cut_short", in_flight=self.telemetry.in_flight))
         await self._server.stop(_LAST_CALLS_S)
         await closing
         await self._pipeline.close()
-        _log.info("event=stopped %s", self.telemetry.summary())
+        await asyncio.to_thread(self._stop_watching)
+        for problem in self.telemetry.problems:
+            _log.error(Event("accounting_broken", problem=problem))
+        _log.info(Event("stopped", **self.telemetry.summary()))
+
+    def _watch(self) -> None:
+        """Metrics and traces, where they are wanted; what they need is loaded only then."""
+        if self._settings.traces is not None:
+            self.telemetry.tracing = _tracing(self._settings.traces)
+            _log.info(Event("traces", endpoint=self._settings.traces))
+        if self._settings.metrics is not None:
+            from serving.metrics import MetricsServer
+
+            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, lambda: self.info)
+            _log.info(Event("metrics", address=self.metrics.address))
+
+    def _stop_watching(self) -> None:
+        if self.telemetry.tracing is not None:
+            self.telemetry.tracing.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def _bind(self) -> str:
         address = self._settings.address
@@ -139,6 +167,16 @@ class InspectionServer:
                 "choose another one, or port 0 for any free port"
             ) from error
         return f"{host}:{port}"
+
+
+def _tracing(endpoint: str) -> Tracing:
+    try:
+        from serving.tracing import otlp_tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"traces need the package {error.name!r}; install it with `pip install 'defectlens[otel]'`"
+        ) from error
+    return otlp_tracing(endpoint)
 
 
 class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no types
