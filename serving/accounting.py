@@ -71,6 +71,8 @@ class Accounts:
         for name, counts in (("all cameras", self.total), *self.cameras.items()):
             if counts.missing:
                 found.append(f"{name}: {counts.missing} of {counts.received} frames are unaccounted for")
+            if counts.in_flight < 0:
+                found.append(f"{name}: {-counts.in_flight} frames were answered twice")
         for what in ("received", "verdicts", "no_verdicts", "errors", "in_flight"):
             cameras = sum(getattr(counts, what) for counts in self.cameras.values())
             if cameras != getattr(self.total, what):
