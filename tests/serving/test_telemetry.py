@@ -10,53 +10,29 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from serving.accounting import MAX_CAMERAS, OTHER, Accounts
 from serving.live import ServerStatus
 from serving.logs import Event, JsonFormatter
 from serving.messages import ModelIdentity, Timings
-from serving.pipeline import FrameResult
 from serving.recent import STAGE_BOUNDS_MS, STAGES, WINDOW_S, Durations, recent
-from serving.stages import EncodedMaps
 from serving.telemetry import CANCELLED, Telemetry
 from serving.wire_status import status_from_proto, status_to_proto
-from tests.fakes import part
+from tests.fakes import frame_result
 from vision.errors import DeadlineError
-from vision.types import Inspection, Verdict
+from vision.types import Verdict
 
 
-def result(verdict: Verdict = Verdict.PASS, **timings: float) -> FrameResult:
-    empty = np.zeros((0, 0, 0), np.float32)
-    inspection = Inspection(
-        verdict=verdict,
-        reason="",
-        predicted="good",
-        class_scores=np.zeros(0, np.float32),
-        class_logits=np.zeros(0, np.float32),
-        anomaly_score=None,
-        calibrated_anomaly_score=None,
-        regions=(),
-        anomaly_map=None,
-        saliency_map=empty,
-        attention_map=empty,
-        class_map=None,
-        frame_height=part().shape[0],
-        frame_width=part().shape[1],
-    )
-    return FrameResult(inspection, EncodedMaps(), b"", times(**timings), 4)
-
-
-def times(total_ms: float = 6.0, **others: float) -> Timings:
-    return Timings(**{f"{stage}_ms": 1.0 for stage in STAGES} | {"total_ms": total_ms} | others)
+def times(**milliseconds: float) -> Timings:
+    return frame_result(**milliseconds).timings
 
 
 def test_accounts_add_up_whatever_becomes_of_a_frame() -> None:
     telemetry = Telemetry()
     for verdict in Verdict:
         with telemetry.frame("r", "cam") as record:
-            record.result = result(verdict)
+            record.result = frame_result(verdict)
     for error in (DeadlineError("late"), asyncio.CancelledError(), ZeroDivisionError()):
         with pytest.raises(type(error)), telemetry.frame("r", "other cam"):
             raise error
@@ -64,7 +40,7 @@ def test_accounts_add_up_whatever_becomes_of_a_frame() -> None:
         pass
     with telemetry.frame("r", "cam") as record:
         snapshot = telemetry.snapshot()
-        record.result = result()
+        record.result = frame_result()
     assert snapshot.problems == 0
     assert snapshot.cameras["cam"].in_flight == 1
     assert (snapshot.total.verdicts, snapshot.total.no_verdicts, snapshot.total.errors) == (4, 1, 4)
@@ -149,7 +125,7 @@ def test_other_threads_never_see_half_a_frame() -> None:
     thread.start()
     for index in range(2000):
         with telemetry.frame("r", f"cam{index % 300}") as record:  # new names while the other thread copies
-            record.result = result()
+            record.result = frame_result()
     done.set()
     thread.join()
     assert seen
@@ -186,7 +162,7 @@ def test_json_lines_hold_plain_messages_and_tracebacks_too() -> None:
 def test_the_status_reads_back_as_it_was_sent() -> None:
     telemetry = Telemetry(queue_depth=lambda: 3)
     with telemetry.frame("r", "left") as record:
-        record.result = result(Verdict.REJECT, queue_ms=2.5)
+        record.result = frame_result(Verdict.REJECT, queue_ms=2.5)
     with pytest.raises(DeadlineError), telemetry.frame("r", "right"):
         raise DeadlineError("late")
     served: Any = SimpleNamespace(model=ModelIdentity("n", "1", "b", "m"), provider="P", provider_fallback=True)

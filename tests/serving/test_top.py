@@ -98,7 +98,7 @@ def test_the_picture_shows_rates_between_two_looks() -> None:
     )
     text = rendered(STATUS, before)
     assert "10.0 frames/s" in text
-    [left] = [row for row in text.splitlines() if row.startswith("left")]
+    [left] = [row for row in text.splitlines() if row.split()[:1] == ["left"]]
     assert left.split()[1:3] == ["100", "2.0"]
     for words in ("up 1 h 2 min", "FALLBACK", "tiles 7", "queue 5", "batch 3.5", "300 MiB", "48.5", "OVERLOADED 9"):
         assert words in text
