@@ -105,7 +105,11 @@ def free_port() -> int:
 
 
 def _check(started: subprocess.Popen[bytes], log: Path, begun: float, limit_s: float) -> None:
-    if started.poll() is not None or time.perf_counter() - begun > limit_s:
-        words = log.read_text(errors="replace").strip().splitlines() or ["no word"]
-        raise ServerFailedError(f"the server did not become ready within {limit_s:g} s: {words[-1][:300]}")
-    time.sleep(_POLL_S)
+    ended = started.poll()
+    if ended is None and time.perf_counter() - begun < limit_s:
+        time.sleep(_POLL_S)
+        return
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    words = next((line for line in reversed(lines) if len(line) > 1), "without a word")
+    what = f"was not ready within {limit_s:g} s" if ended is None else f"ended with code {ended}"
+    raise ServerFailedError(f"the server {what}: {words[:300]}")

@@ -8,7 +8,7 @@ compared, both are up and take turns, and the middle of ``--rounds`` rounds coun
 
 An environment for a rival, e.g. MLServer's: ``uv venv CACHE/mlserver`` and then ``uv pip install --python
 CACHE/mlserver/bin/python mlserver onnxruntime``; likewise ``ray[serve-grpc]`` for CACHE/ray and ``nvidia-pytriton`` for
-CACHE/triton, each with onnxruntime.
+CACHE/triton, each with onnxruntime. Triton needs the Python whose ``libpython`` the system's linker finds.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def latency(measured: Measurements) -> Iterator[Row]:
 def overhead(measured: Measurements) -> Iterator[Row]:
     bundle = models.trivial_bundle(measured.folder / "trivial")
     request = measured.file("raw", models.message(models.grey()))
-    bare = [sys.executable, "-m", "benchmarks.bare_server", bundle / "model.onnx", "READY"]
+    bare: list[str | Path] = [sys.executable, "-m", "benchmarks.bare_server", bundle / "model.onnx", "READY"]
     with measured.server(bundle) as mine, ready_by_file(bare, measured.folder / "bare") as (theirs, _):
         rounds = [
             [_closed(measured, address, request) for address in (mine, theirs)] for _ in range(measured.options.rounds)

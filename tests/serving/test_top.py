@@ -100,7 +100,7 @@ def test_the_picture_shows_rates_between_two_looks() -> None:
     assert "10.0 frames/s" in text
     [left] = [row for row in text.splitlines() if row.split()[:1] == ["left"]]
     assert left.split()[1:3] == ["100", "2.0"]
-    for words in ("up 1 h 2 min", "FALLBACK", "tiles 7", "queue 5", "batch 3.5", "300 MiB", "48.5", "OVERLOADED 9"):
+    for words in ("up 1 h 1 min", "FALLBACK", "tiles 7", "queue 5", "batch 3.5", "300 MiB", "48.5", "OVERLOADED 9"):
         assert words in text
     assert "2 h 0 min ago" in text
     assert "5.0 frames/s" in rendered(STATUS, None)  # the server's own window
