@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from serving.aio_client import AsyncInspectionClient
     from serving.calls import RetryPolicy
     from serving.client import InspectionClient
+    from serving.live import ServerStatus
     from serving.messages import (
         ALL,
         EncodedImage,
@@ -45,6 +46,7 @@ __all__ = [
     "RawImage",
     "RetryPolicy",
     "ServerSettings",
+    "ServerStatus",
     "StreamAnswer",
     "Timings",
 ]
@@ -55,6 +57,7 @@ _ELSEWHERE = {
     "InspectionServer": "serving.server",
     "RetryPolicy": "serving.calls",
     "ServerSettings": "serving.settings",
+    "ServerStatus": "serving.live",
 }
 
 

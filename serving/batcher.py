@@ -72,6 +72,11 @@ class Batcher:
         """Start the loop; needs a running event loop."""
         self._loop = asyncio.create_task(self._drive(), name="batcher")
 
+    @property
+    def depth(self) -> int:
+        """Frames that wait for inference now."""
+        return self._queue.qsize()
+
     async def submit(self, pixels: NDArray[np.uint8], deadline: float | None) -> Ride:
         """Queue one frame, uint8 ``[H, W, 3]``, and wait for its outputs.
 

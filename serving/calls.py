@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -72,6 +73,20 @@ def as_request(image: bytes | Frame | EncodedImage | RawImage | FrameRequest, **
     else:
         request = FrameRequest(RawImage.from_frame(image), **fields)
     return request if request.request_id else replace(request, request_id=uuid.uuid4().hex)
+
+
+def trace_metadata() -> tuple[tuple[str, str], ...]:
+    """The active span of the caller as W3C ``traceparent``, for the server to join; empty where there is none.
+
+    OpenTelemetry is never loaded for it: who has an active span has loaded it already.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return tuple(carrier.items())
 
 
 def error_of(call: Any, address: str) -> DefectLensError:

@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
+from serving.logs import LogFormat, set_up_serving_logs
 from serving.settings import ServerSettings, is_loopback
 from vision.bundle import Bundle, load_bundle
-from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say, set_up_logging
+from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -67,11 +68,27 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="How long the end waits for accepted frames.",
 )
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP here; port 0 takes a free one."
+)
+@click.option(
+    "--traces", metavar="URL", help="Send OpenTelemetry spans to this OTLP/gRPC collector; needs the extra `otel`."
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
+)
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
 @click.option("--verbose", is_flag=True, help="Log every frame.")
 @json_option
 @exits_cleanly
-def serve(bundles: tuple[Path, ...], ready_file: Path | None, verbose: bool, as_json: bool, **options: Any) -> None:
+def serve(
+    bundles: tuple[Path, ...],
+    ready_file: Path | None,
+    verbose: bool,
+    log_format: LogFormat,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Serve bundles over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
 
     \b
@@ -79,7 +96,7 @@ def serve(bundles: tuple[Path, ...], ready_file: Path | None, verbose: bool, as_
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
     """
-    set_up_logging(verbose=verbose)
+    set_up_serving_logs(log_format, verbose=verbose)
     settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")

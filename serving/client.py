@@ -13,9 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of
+from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of, trace_metadata
+from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
 from serving.wire_reply import reply_from_proto
+from serving.wire_status import status_from_proto
 from vision.errors import DefectLensError, UnreachableError
 from vision.types import Frame
 
@@ -78,6 +80,10 @@ class InspectionClient:
         """What the server serves under a name; empty takes the default model."""
         return wire.model_from_proto(self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout_s))
 
+    def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        """How the server is doing: what became of every frame, and how long the recent ones took."""
+        return status_from_proto(self._call(self._stub.GetStatus, pb.GetStatusRequest(), timeout_s))
+
     def is_ready(self, *, timeout_s: float = 2.0) -> bool:
         """Whether the server reports that it serves. A server that cannot be reached is not ready."""
         try:
@@ -132,7 +138,7 @@ class InspectionClient:
             except Exception as error:  # the caller's iterator may raise anything; the caller gets it back
                 source_errors.append(error)
 
-        call = self._stub.InspectStream(send(), timeout=timeout_s)
+        call = self._stub.InspectStream(send(), timeout=timeout_s, metadata=trace_metadata())
         try:
             for message in call:
                 with lock:
@@ -158,10 +164,10 @@ class InspectionClient:
 
     def _call(self, method: Callable[..., T], message: Any, timeout_s: float | None) -> T:
         until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        pauses = self._retry.pauses()
+        pauses, metadata = self._retry.pauses(), trace_metadata()
         while True:
             try:
-                return method(message, timeout=max(0.0, until - time.monotonic()))
+                return method(message, timeout=max(0.0, until - time.monotonic()), metadata=metadata)
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address)
             pause = next(pauses, None)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.messages import FrameRequest
+from serving.logs import Event
+from serving.messages import FrameRequest, ModelInfo
 from serving.served import Served, load
 from serving.settings import ServerSettings
 from serving.shadow import Shadow
@@ -58,6 +59,16 @@ class Fleet:
         """The model that answers requests without a name: the first that was loaded."""
         return next(iter(self.models.values())).serving
 
+    @property
+    def served(self) -> tuple[ModelInfo, ...]:
+        """The version that serves of each model, the default one first."""
+        return tuple(model.serving.info for model in self.models.values())
+
+    @property
+    def queue_depth(self) -> int:
+        """Frames that wait for inference now, over all models."""
+        return sum(served.pipeline.queue_depth for model in self.models.values() for served in model.versions)
+
     def choose(self, name: str = "", version: str = "") -> Served:
         """The version that serves.
 
@@ -91,7 +102,7 @@ class Fleet:
             model = self.models.get(served.name)
             if model is None:
                 model = self.models[served.name] = Model(served)
-                _log.info("event=model_joined model=%r", served.label)
+                _log.info(Event("model_joined", model=served.label))
             else:
                 self._take_over(model, served)
             return model
@@ -115,7 +126,7 @@ class Fleet:
             model = self.models[served.name]
             self._dismiss(model.shadow)
             model.shadow = shadow
-            _log.info("event=shadow_started model=%r share=%g", served.label, share)
+            _log.info(Event("shadow_started", model=served.label, share=share))
             return model
 
     async def promote(self, name: str) -> Model:
@@ -150,7 +161,7 @@ class Fleet:
             if model.previous is None:
                 raise SettingsError(f"{name} has had no other version since the server started; load one instead")
             model.serving, model.previous = model.previous, model.serving
-            _log.warning("event=rolled_back from=%r to=%r", model.previous.label, model.serving.label)
+            _log.warning(Event("rolled_back", before=model.previous.label, now=model.serving.label))
             return model
 
     def refuse_new(self) -> None:
@@ -177,14 +188,14 @@ class Fleet:
             return await load(folder, self._settings, self.clock)
         except DefectLensError as error:
             self.refused.append((folder, str(error)))
-            _log.error("event=bundle_refused folder=%s error=%r", folder, str(error))
+            _log.error(Event("bundle_refused", folder=str(folder), message=str(error)))
             raise
 
     def _take_over(self, model: Model, served: Served) -> None:
         """In one step of the event loop: no frame comes in between."""
         before, oldest = model.serving, model.previous
         model.serving, model.previous = served, before
-        _log.info("event=took_over from=%r to=%r", before.label, served.label)
+        _log.info(Event("took_over", before=before.label, now=served.label))
         if oldest is not None:
             self._retire(oldest.retire())
 

@@ -69,6 +69,11 @@ class Pipeline:
         """Start batching; needs a running event loop."""
         self._batcher.start()
 
+    @property
+    def queue_depth(self) -> int:
+        """Frames that wait for inference now."""
+        return self._batcher.depth
+
     def refuse_new(self) -> None:
         """From now on every new frame meets a ``ShuttingDownError``; those inside are still answered."""
         self._draining = True

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.logs import Event
 from serving.messages import FrameRequest, Limits, ModelIdentity, ModelInfo
 from serving.pipeline import FrameResult, Pipeline
 from serving.settings import ServerSettings
@@ -82,12 +83,12 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     engine = await asyncio.to_thread(
         bundle.engine, provider=settings.provider, strict=settings.strict_provider, threads=settings.threads
     )
-    _log.info("event=provider asked=%s used=%s fallback=%s", settings.provider, engine.provider, engine.fallback)
+    _log.info(Event("provider", asked=settings.provider, used=engine.provider, fallback=engine.fallback))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
     worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
     served = Served(describe(bundle, engine, settings), engine, pipeline)
-    _log.info("event=golden_frames_agree model=%r differences=%r", served.label, worst)
+    _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
     pipeline.start()
     return served
 

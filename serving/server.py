@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import grpc
@@ -17,6 +18,7 @@ from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving.admin import admin_server
 from serving.fleet import Fleet
+from serving.logs import Event
 from serving.messages import ModelInfo
 from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings
@@ -24,6 +26,10 @@ from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from serving.watching import Watcher
 from vision.errors import SettingsError
+
+if TYPE_CHECKING:
+    from serving.metrics import MetricsServer
+    from serving.tracing import Tracing
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 # What is left for health watchers and the like once every frame is answered.
@@ -39,10 +45,11 @@ class InspectionServer:
         SettingsError: the address cannot be bound.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] | None = None) -> None:
-        self.telemetry = Telemetry()
+    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
+        self.telemetry = Telemetry(clock=clock)
+        self.metrics: MetricsServer | None = None
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._admin: grpc.aio.Server | None = None
@@ -62,19 +69,23 @@ class InspectionServer:
         # Frames are decoded side by side in threads of ours; OpenCV's own would only fight over the same cores.
         cv2.setNumThreads(1)
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # bad frames are told in our own words
-        clock = {} if self._clock is None else {"clock": self._clock}
-        self.fleet = Fleet(settings, **clock)
+        self.fleet = Fleet(settings, clock=self._clock)
         try:
             await self._open()
         except BaseException:
             await self.fleet.close()
             raise
 
+    @property
+    def info(self) -> ModelInfo:
+        """The default model, as GetModel describes it."""
+        return self.fleet.default.info
+
     async def _open(self) -> None:
         settings = self._settings
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
-        self.info = self.fleet.default.info
+        self.telemetry.queue_depth = lambda: self.fleet.queue_depth
         self._servicer = InspectionServicer(self.fleet, self.telemetry)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
@@ -83,12 +94,13 @@ class InspectionServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        self._watch()
         await self._server.start()
         await self._open_admin()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         model = self.info.model
-        _log.info("event=ready address=%s model=%s version=%s", self.address, model.name, model.version)
+        _log.info(Event("ready", address=self.address, model=model.name, version=model.version))
 
     async def stop(self) -> None:
         """Not serving → take no new frames → answer every accepted one → close. A second call waits for the first."""
@@ -113,7 +125,7 @@ class InspectionServer:
 
     async def _drain_and_close(self) -> None:
         drain_s = self._settings.drain_seconds
-        _log.info("event=draining in_flight=%d limit_s=%g", self.telemetry.in_flight, drain_s)
+        _log.info(Event("draining", in_flight=self.telemetry.in_flight, limit_s=drain_s))
         await self._health.enter_graceful_shutdown()
         if self._watching is not None:
             self._watching.cancel()
@@ -124,13 +136,33 @@ class InspectionServer:
             async with asyncio.timeout(drain_s):
                 await self._servicer.wait_until_idle()
         except TimeoutError:
-            _log.warning("event=drain_cut_short in_flight=%d", self.telemetry.in_flight)
+            _log.warning(Event("drain_cut_short", in_flight=self.telemetry.in_flight))
         await self._server.stop(_LAST_CALLS_S)
         await closing
         if self._admin is not None:
             await self._admin.stop(_LAST_CALLS_S)
         await self.fleet.close()
-        _log.info("event=stopped %s", self.telemetry.summary())
+        await asyncio.to_thread(self._stop_watching)
+        for problem in self.telemetry.problems:
+            _log.error(Event("accounting_broken", problem=problem))
+        _log.info(Event("stopped", **self.telemetry.summary()))
+
+    def _watch(self) -> None:
+        """Metrics and traces, where they are wanted; what they need is loaded only then."""
+        if self._settings.traces is not None:
+            self.telemetry.tracing = _tracing(self._settings.traces)
+            _log.info(Event("traces", endpoint=self._settings.traces))
+        if self._settings.metrics is not None:
+            from serving.metrics import MetricsServer
+
+            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, lambda: self.fleet.served)
+            _log.info(Event("metrics", address=self.metrics.address))
+
+    def _stop_watching(self) -> None:
+        if self.telemetry.tracing is not None:
+            self.telemetry.tracing.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     async def _open_admin(self) -> None:
         settings = self._settings
@@ -138,11 +170,21 @@ class InspectionServer:
             self._admin = admin_server(self.fleet)
             self.admin_address = _bind(self._admin, settings.admin)
             await self._admin.start()
-            _log.info("event=admin_ready address=%s", self.admin_address)
+            _log.info(Event("admin_ready", address=self.admin_address))
         if settings.watch is not None:
             watcher = Watcher(settings.watch, self.fleet)
             await asyncio.to_thread(watcher.skip_known)
             self._watching = asyncio.create_task(watcher.run(), name="watch")
+
+
+def _tracing(endpoint: str) -> Tracing:
+    try:
+        from serving.tracing import otlp_tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"traces need the package {error.name!r}; install it with `pip install 'defectlens[otel]'`"
+        ) from error
+    return otlp_tracing(endpoint)
 
 
 class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no types

@@ -16,6 +16,7 @@ from serving.status import abort
 from serving.streams import answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
+from serving.wire_status import status_to_proto
 from vision.errors import DefectLensError, ShuttingDownError
 
 
@@ -39,7 +40,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.InspectResponse:
         self._count_until_done(context)
         try:
-            return await self._answer(request, self._deadline(context), accepted=False)
+            return await self._answer(request, self._deadline(context), self._trace(context), accepted=False)
         except DefectLensError as error:
             await abort(context, error)
 
@@ -47,11 +48,11 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: Any
     ) -> AsyncIterator[pb.InspectResponse]:
         self._count_until_done(context)
-        deadline = self._deadline(context)
+        deadline, trace = self._deadline(context), self._trace(context)
 
         async def answer(request: pb.InspectRequest) -> pb.InspectResponse:
             try:
-                return await self._answer(request, deadline, accepted=True)
+                return await self._answer(request, deadline, trace, accepted=True)
             except DefectLensError as error:
                 return error_to_proto(error, self._fleet.default.info, request.request_id)
 
@@ -71,13 +72,20 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         except DefectLensError as error:
             await abort(context, error)
 
+    async def GetStatus(  # noqa: N802
+        self,
+        request: pb.GetStatusRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> pb.GetStatusResponse:
+        return status_to_proto(await asyncio.to_thread(self._telemetry.status, self._fleet.served))
+
     async def _answer(
-        self, message: pb.InspectRequest, deadline: float | None, *, accepted: bool
+        self, message: pb.InspectRequest, deadline: float | None, trace: Any, *, accepted: bool
     ) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
-            with self._telemetry.frame(message.request_id) as record:
+            with self._telemetry.frame(message.request_id, message.camera_id, trace) as record:
                 request = record.request = wire.request_from_proto(message)
                 served = self._fleet.choose(request.model, request.model_version)
                 result = await served.inspect(request, deadline=deadline, accepted=accepted)
@@ -95,6 +103,11 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     def _deadline(self, context: Any) -> float | None:
         remaining_s: float | None = context.time_remaining()
         return None if remaining_s is None else self._fleet.clock() + remaining_s
+
+    def _trace(self, context: Any) -> Any:
+        """The caller's trace context; its spans are joined where traces are on."""
+        tracing = self._telemetry.tracing
+        return None if tracing is None else tracing.parent_of(context.invocation_metadata())
 
     def _count_until_done(self, context: Any) -> None:
         self._open_calls += 1

@@ -39,6 +39,8 @@ class ServerSettings:
         max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
         max_pixels: most pixels of one frame, checked before decoding.
         drain_seconds: how long a shutdown waits for accepted frames.
+        metrics: ``host:port`` of the Prometheus metrics; None serves none.
+        traces: OTLP endpoint that spans are sent to, e.g. ``http://127.0.0.1:4317``; None makes none.
     """
 
     bundle: Path
@@ -56,6 +58,8 @@ class ServerSettings:
     max_queue_bytes: int = 2048 * _MIB
     max_pixels: int = MAX_PIXELS
     drain_seconds: float = 10.0
+    metrics: str | None = None
+    traces: str | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
@@ -67,12 +71,14 @@ class ServerSettings:
             raise SettingsError(
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
-        for address in filter(None, (self.address, self.admin)):
+        for address in filter(None, (self.address, self.admin, self.metrics)):
             host, colon, port = address.rpartition(":")
             if not colon or not host or not port.isdigit() or int(port) > 65535:
                 raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {address!r}")
         if self.watch is not None and not self.watch.is_dir():
             raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise SettingsError(f"traces go to an endpoint such as http://127.0.0.1:4317; got {self.traces!r}")
 
     @property
     def is_loopback(self) -> bool:

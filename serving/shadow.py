@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from serving.logs import Event
 from serving.messages import FrameRequest, Outputs
 from serving.served import Served
 from vision.errors import DefectLensError, SettingsError
@@ -90,7 +91,7 @@ class Shadow:
             result = await self.candidate.inspect(request)
         except DefectLensError as error:
             self.failed += 1
-            _log.warning("event=shadow_failed request_id=%r error=%r", request.request_id, str(error))
+            _log.warning(Event("shadow_failed", request_id=request.request_id, message=str(error)))
             return
         candidate = Opinion.of(result.inspection)
         self.compared += 1

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from serving.fleet import Fleet
+from serving.logs import Event
 from vision.bundle import MANIFEST
 from vision.errors import DefectLensError
 
@@ -51,7 +52,7 @@ class Watcher:
             except DefectLensError:
                 continue  # told by the fleet, with the reason
             except Exception:
-                _log.exception("event=bug folder=%s", bundle)
+                _log.exception(Event("bug", folder=str(bundle)))
 
     def _fresh(self) -> list[tuple[Path, str]]:
         states = [(bundle, _state(bundle)) for bundle in self._bundles()]
@@ -62,7 +63,7 @@ class Watcher:
         try:
             return sorted(path.parent for path in self._folder.glob(f"*/{MANIFEST}"))
         except OSError as error:
-            _log.error("event=watch_failed folder=%s error=%r", self._folder, str(error))
+            _log.error(Event("watch_failed", folder=str(self._folder), message=str(error)))
             return []
 
 

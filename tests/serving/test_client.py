@@ -101,6 +101,7 @@ def test_the_front_door_is_locked() -> None:
         "RawImage",
         "RetryPolicy",
         "ServerSettings",
+        "ServerStatus",
         "StreamAnswer",
         "Timings",
     ]

@@ -49,6 +49,11 @@ class InspectionServiceStub:
                 request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/inspection.v1.InspectionService/GetStatus',
+                request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -79,6 +84,13 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """How the server is doing: what became of every frame so far, and how long the recent ones took.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.FromString,
                     response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class InspectionService:
             '/inspection.v1.InspectionService/GetModel',
             protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
             protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inspection.v1.InspectionService/GetStatus',
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

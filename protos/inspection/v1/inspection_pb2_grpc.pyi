@@ -48,6 +48,8 @@ class InspectionServiceStub:
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]
     """What is served under a name: model, operating point, provider, limits."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]
+    """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -64,6 +66,8 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is served under a name: model, operating point, provider, limits."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -95,5 +99,13 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.GetModelResponse, _abc.Awaitable[_inspection_pb2.GetModelResponse]]:
         """What is served under a name: model, operating point, provider, limits."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _inspection_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspection_pb2.GetStatusResponse, _abc.Awaitable[_inspection_pb2.GetStatusResponse]]:
+        """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
