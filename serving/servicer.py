@@ -12,12 +12,15 @@ from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
 from serving.messages import ModelInfo
-from serving.pipeline import Pipeline
-from serving.status import ERROR_KEY, message_of, status_of
-from serving.streams import answer_stream
+from serving.pipeline import Newest, Pipeline
+from serving.status import ERROR_KEY, message_of, retry_metadata, status_of
+from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
-from vision.errors import DefectLensError, ShuttingDownError
+from vision.errors import DefectLensError, SettingsError, ShuttingDownError
+
+# Cameras of one stream that may ask for something of their own.
+_MOST_CAMERAS = 256
 
 
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
@@ -28,6 +31,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self._pipeline = pipeline
         self._info = info
         self._telemetry = telemetry
+        self._shares = Shares(info.limits.max_stream_frames, info.limits.max_queue)
         self._open_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -41,7 +45,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.InspectResponse:
         self._count_until_done(context)
         try:
-            return await self._answer(request, self._deadline(context), accepted=False)
+            return await self._answer(request, self._deadline(context), context.peer(), accepted=False)
         except DefectLensError as error:
             await _abort(context, error)
 
@@ -49,18 +53,19 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: Any
     ) -> AsyncIterator[pb.InspectResponse]:
         self._count_until_done(context)
-        deadline = self._deadline(context)
+        deadline, peer = self._deadline(context), context.peer()
+        live: dict[str, Newest] = {}
 
         async def answer(request: pb.InspectRequest) -> pb.InspectResponse:
             try:
-                return await self._answer(request, deadline, accepted=True)
+                return await self._answer(request, deadline, peer, accepted=True, live=live)
             except DefectLensError as error:
                 return error_to_proto(error, self._info, request.request_id)
 
-        most = self._info.limits.max_stream_frames
         try:
-            async with aclosing(answer_stream(request_iterator, answer, most, self.draining)) as answers:
+            async with aclosing(answer_stream(request_iterator, answer, self._shares, self.draining)) as answers:
                 async for reply in answers:
+                    reply.credits = self._shares.credits
                     yield reply
         except ShuttingDownError as error:
             await _abort(context, error)
@@ -73,14 +78,29 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         return wire.model_to_proto(self._info)
 
     async def _answer(
-        self, message: pb.InspectRequest, deadline: float | None, *, accepted: bool
+        self,
+        message: pb.InspectRequest,
+        deadline: float | None,
+        peer: str,
+        *,
+        accepted: bool,
+        live: dict[str, Newest] | None = None,
     ) -> pb.InspectResponse:
-        """The one way of every frame. Raises errors of our tree and nothing else."""
+        """The one way of every frame. Raises errors of our tree and nothing else.
+
+        Args:
+            peer: whom frames without a camera's name count for.
+            live: of the frame's stream, the cameras whose newest frame wins.
+        """
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
             with self._telemetry.frame(message.request_id) as record:
                 request = record.request = wire.request_from_proto(message)
-                result = await self._pipeline.inspect(request, deadline=deadline, accepted=accepted)
+                newest = None if live is None else _newest(message, live)
+                camera = request.camera_id or peer
+                result = await self._pipeline.inspect(
+                    request, camera=camera, deadline=deadline, accepted=accepted, newest=newest
+                )
                 reply = reply_to_proto(result, request, self._info, message.request_id)
                 record.result = result
                 return reply
@@ -106,7 +126,23 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
             self._idle.set()
 
 
+def _newest(message: pb.InspectRequest, live: dict[str, Newest]) -> Newest | None:
+    """What the frame supersedes, after it has had its say about its camera."""
+    camera = message.camera_id
+    if message.HasField("stream"):
+        if not message.stream.newest_frame_wins:
+            live.pop(camera, None)
+        elif camera not in live:
+            if len(live) >= _MOST_CAMERAS:
+                raise SettingsError(
+                    f"{_MOST_CAMERAS} cameras of this stream have the newest frame win already; open another stream"
+                )
+            live[camera] = Newest()
+    return live.get(camera)
+
+
 async def _abort(context: Any, error: DefectLensError) -> NoReturn:
     status = status_of(error)
-    await context.abort(status.grpc, message_of(error), ((ERROR_KEY, pb.ErrorCode.Name(status.code)),))
+    metadata = ((ERROR_KEY, pb.ErrorCode.Name(status.code)), *retry_metadata(error))
+    await context.abort(status.grpc, message_of(error), metadata)
     raise AssertionError("abort always raises")  # pragma: no cover, tells the type checker

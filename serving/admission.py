@@ -1,0 +1,107 @@
+"""Who has to give way when not all can be served in time, and what is said to them: pure functions of the line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from serving.waiting import Outlook, Ticket
+from vision.errors import DeadlineError, OverloadedError
+
+SUPERSEDED = (
+    "a newer frame of this camera came in before this one's inference began, and the stream asked that the newest "
+    "frame wins; nothing has to be done"
+)
+
+
+def heaviest(tickets: Sequence[Ticket], waiting: Counter[str], than: Ticket) -> Ticket | None:
+    """Who gives way to a frame for which there is no room: the least urgent frame of the camera that has most in line.
+
+    Only a camera with more in line than that of the frame ``than``, which counts itself, has to. None if there is none:
+    then it is the frame's own bad luck.
+    """
+    names = dict.fromkeys(ticket.camera.name for ticket in tickets)
+    most = max(names, key=lambda name: waiting[name], default=None)
+    if most is None or waiting[most] <= waiting[than.camera.name]:
+        return None
+    return next(ticket for ticket in reversed(tickets) if ticket.camera.name == most)
+
+
+def make_time(line: Iterable[Ticket], newcomer: Ticket, outlook: Outlook, *, strict: bool) -> list[Ticket]:
+    """Whom to give up so that a newcomer, and those that it gets in front of, are in time.
+
+    Args:
+        line: those that wait, without the newcomer.
+        strict: hold the newcomer to the stricter measure of ``Outlook.late``.
+
+    Raises:
+        OverloadedError: the newcomer itself is the one who has to give way.
+    """
+    kept = sorted([*line, newcomer], key=lambda ticket: ticket.urgency)
+    waiting = Counter(ticket.camera.name for ticket in kept)
+    victims: list[Ticket] = []
+    while (late := outlook.late(kept, newcomer if strict else None)) is not None:
+        index, end = late
+        victim = heaviest(_bound(kept[: index + 1]), waiting, newcomer)
+        if victim is None:
+            raise OverloadedError(
+                f"{len(kept) - 1} frames wait already, and not all deadlines can be met with one more; try again "
+                "later, allow more time or send fewer frames",
+                max(end - (kept[index].deadline or end), outlook.curve.seconds[1]),
+            )
+        kept.remove(victim)
+        waiting[victim.camera.name] -= 1
+        victims.append(victim)
+    return victims
+
+
+def too_late(line: Iterable[Ticket], outlook: Outlook) -> list[tuple[Ticket, DeadlineError]]:
+    """Those in line whose deadline cannot be met any more, and why."""
+    kept: list[Ticket] = []
+    gone: list[tuple[Ticket, DeadlineError]] = []
+    for ticket in line:
+        needed_s = 0.0 if ticket.probe else outlook.soonest(ticket) - outlook.now
+        if ticket.deadline is not None and outlook.now + needed_s >= ticket.deadline:
+            gone.append((ticket, hopeless(ticket.deadline, outlook.now, needed_s)))
+        else:
+            kept.append(ticket)
+    waiting = Counter(ticket.camera.name for ticket in kept)
+    while (late := outlook.late(kept)) is not None:
+        victim = heaviest(_bound(kept[: late[0] + 1]), waiting, kept[late[0]]) or kept[late[0]]
+        gone.append((victim, behind(victim, outlook.now)))
+        kept.remove(victim)
+        waiting[victim.camera.name] -= 1
+    return gone
+
+
+def _bound(tickets: Sequence[Ticket]) -> list[Ticket]:
+    return [ticket for ticket in tickets if ticket.deadline is not None]
+
+
+def gave_way(ticket: Ticket) -> str:
+    return (
+        f"the server has no room for all, and camera {ticket.camera.name!r} had most frames waiting, so one of another "
+        "camera took this one's place; try again later or send fewer frames"
+    )
+
+
+def hopeless(deadline: float, now: float, needed_s: float) -> DeadlineError:
+    """The error of a frame that could not even make it if it came next."""
+    left_ms = (deadline - now) * 1000.0
+    if left_ms <= 0:
+        return DeadlineError(
+            f"the deadline passed {-left_ms:.0f} ms before inference; allow more time or send fewer frames"
+        )
+    return DeadlineError(
+        f"the deadline is {left_ms:.1f} ms away, and inference and answer take {needed_s * 1000.0:.1f} ms from now; "
+        "nothing was spent on the frame; allow more time or send fewer frames"
+    )
+
+
+def behind(ticket: Ticket, now: float) -> DeadlineError:
+    """The error of a frame that was let in but has too much in front of it by now."""
+    left_ms = ((ticket.deadline or now) - now) * 1000.0
+    return DeadlineError(
+        f"the deadline is {left_ms:.1f} ms away, and the work in front takes longer than expected; nothing was spent "
+        "on the frame; allow more time or send fewer frames"
+    )
