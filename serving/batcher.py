@@ -272,12 +272,15 @@ class Batcher:
             ticket.state = State.RUNNING
         self._flight_ends = outlook.now + outlook.curve.seconds[len(batch)]
         self._flight = asyncio.create_task(self._inference.ride(batch), name="batch")
-        self._flight.add_done_callback(self._landed)
+        self._flight.add_done_callback(partial(self._landed, batch))
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
+    def _landed(self, batch: list[Ticket], flight: asyncio.Task[None]) -> None:
         self._flight = None
+        error = None if flight.cancelled() else flight.exception()
+        for ticket in batch:
+            if not ticket.ride.done():  # whatever went wrong, nobody waits for ever
+                ticket.ride.set_exception(error or ShuttingDownError("the inference was cut short; send the frame again"))
         self._step()
-        flight.result()  # it never fails; if it did, the event loop would tell
 
     def _arm(self, delay_s: float) -> None:
         if self._timer is not None:
