@@ -8,23 +8,31 @@ from collections.abc import Iterable, Sequence
 from serving.waiting import Outlook, Ticket
 from vision.errors import DeadlineError, OverloadedError
 
+# How many times as much as another a camera may have before its frames give way.
+_UNFAIR = 2.0
+
 SUPERSEDED = (
     "a newer frame of this camera came in before this one's inference began, and the stream asked that the newest "
     "frame wins; nothing has to be done"
 )
 
 
-def heaviest(tickets: Sequence[Ticket], waiting: Counter[str], than: Ticket) -> Ticket | None:
-    """Who gives way to a frame for which there is no room: the least urgent frame of the camera that has most in line.
+def heaviest(tickets: Sequence[Ticket], newcomer: Ticket, taken: Counter[str]) -> Ticket | None:
+    """Who gives way to a frame for which there is no room: the least urgent frame of the camera that has had most.
 
-    Only a camera with more in line than that of the frame ``than``, which counts itself, has to. None if there is none:
-    then it is the frame's own bad luck.
+    Only a camera that has had more than twice as much of late as that of the newcomer has to: among equals chance would
+    make one give way to the other all the time, and what was let in should stay in. None if there is no such camera.
+
+    Args:
+        taken: frames of each camera that give way already.
     """
-    names = dict.fromkeys(ticket.camera.name for ticket in tickets)
-    most = max(names, key=lambda name: waiting[name], default=None)
-    if most is None or waiting[most] <= waiting[than.camera.name]:
-        return None
-    return next(ticket for ticket in reversed(tickets) if ticket.camera.name == most)
+    least = {ticket.camera.name: ticket for ticket in tickets}
+
+    def had(ticket: Ticket) -> float:
+        return ticket.camera.usage.value - taken[ticket.camera.name]
+
+    most = max(least.values(), key=had, default=None)
+    return most if most is not None and had(most) > _UNFAIR * had(newcomer) + 1 else None
 
 
 def make_time(line: Iterable[Ticket], newcomer: Ticket, outlook: Outlook, *, strict: bool) -> list[Ticket]:
@@ -38,11 +46,11 @@ def make_time(line: Iterable[Ticket], newcomer: Ticket, outlook: Outlook, *, str
         OverloadedError: the newcomer itself is the one who has to give way.
     """
     kept = sorted([*line, newcomer], key=lambda ticket: ticket.urgency)
-    waiting = Counter(ticket.camera.name for ticket in kept)
+    taken: Counter[str] = Counter()
     victims: list[Ticket] = []
     while (late := outlook.late(kept, newcomer if strict else None)) is not None:
         index, end = late
-        victim = heaviest(_bound(kept[: index + 1]), waiting, newcomer)
+        victim = heaviest(_bound(kept[: index + 1]), newcomer, taken)
         if victim is None:
             raise OverloadedError(
                 f"{len(kept) - 1} frames wait already, and not all deadlines can be met with one more; try again "
@@ -50,7 +58,7 @@ def make_time(line: Iterable[Ticket], newcomer: Ticket, outlook: Outlook, *, str
                 max(end - (kept[index].deadline or end), outlook.curve.seconds[1]),
             )
         kept.remove(victim)
-        waiting[victim.camera.name] -= 1
+        taken[victim.camera.name] += 1
         victims.append(victim)
     return victims
 
@@ -65,12 +73,12 @@ def too_late(line: Iterable[Ticket], outlook: Outlook) -> list[tuple[Ticket, Dea
             gone.append((ticket, hopeless(ticket.deadline, outlook.now, needed_s)))
         else:
             kept.append(ticket)
-    waiting = Counter(ticket.camera.name for ticket in kept)
+    taken: Counter[str] = Counter()
     while (late := outlook.late(kept)) is not None:
-        victim = heaviest(_bound(kept[: late[0] + 1]), waiting, kept[late[0]]) or kept[late[0]]
+        victim = heaviest(_bound(kept[: late[0] + 1]), kept[late[0]], taken) or kept[late[0]]
         gone.append((victim, behind(victim, outlook.now)))
         kept.remove(victim)
-        waiting[victim.camera.name] -= 1
+        taken[victim.camera.name] += 1
     return gone
 
 
@@ -80,8 +88,8 @@ def _bound(tickets: Sequence[Ticket]) -> list[Ticket]:
 
 def gave_way(ticket: Ticket) -> str:
     return (
-        f"the server has no room for all, and camera {ticket.camera.name!r} had most frames waiting, so one of another "
-        "camera took this one's place; try again later or send fewer frames"
+        f"the server has no room for all, and camera {ticket.camera.name!r} has had the most of late, so one of "
+        "another camera took this one's place; try again later or send fewer frames"
     )
 
 

@@ -66,7 +66,7 @@ class Batcher:
         self._line = Line(clock)
         self._places = self._bytes = self._preparing = 0
         self._flight: asyncio.Task[None] | None = None
-        self._flight_ends = 0.0
+        self._flight_ends = self._flight_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -117,6 +117,7 @@ class Batcher:
             self.give_up(victim, OverloadedError(gave_way(victim), self._backlog_s(outlook)))
         for older in leaving:
             self.give_up(older, SupersededError(SUPERSEDED))
+        kind.usage.add(1.0)
         self._line.add(ticket)
         self._quiet.clear()
         if not may_wait:
@@ -128,6 +129,7 @@ class Batcher:
         """Answer a frame that has not set off yet with an error; nothing happens to one that has."""
         if ticket.waits:
             self.release(ticket)
+            ticket.camera.usage.add(-1.0)
             if not ticket.ride.done():
                 ticket.ride.set_exception(error)
 
@@ -156,8 +158,9 @@ class Batcher:
 
     def _outlook(self) -> Outlook:
         now = self._clock()
-        free = now if self._flight is None else max(now, self._flight_ends)
-        return Outlook(now, free, self._inference.costs.curve(), self._threads)
+        # No later than if it had just set off: the clock may have been set back.
+        left_s = 0.0 if self._flight is None else min(max(0.0, self._flight_ends - now), self._flight_s)
+        return Outlook(now, now + left_s, self._inference.costs.curve(), self._threads)
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""
@@ -190,7 +193,7 @@ class Batcher:
             return []
         # Frames of streams were promised to wait, not to be refused.
         others = [other for other in self._line if not other.may_wait]
-        victim = heaviest(others, self._line.waiting + Counter([ticket.camera.name]), ticket)
+        victim = heaviest(others, ticket, Counter())
         if victim is None:
             raise OverloadedError(
                 f"{self._max_queue} frames are in work already; try again later", self._backlog_s(outlook)
@@ -270,7 +273,8 @@ class Batcher:
         for ticket in batch:
             self._line.remove(ticket)
             ticket.state = State.RUNNING
-        self._flight_ends = outlook.now + outlook.curve.seconds[len(batch)]
+        self._flight_s = outlook.curve.seconds[len(batch)]
+        self._flight_ends = outlook.now + self._flight_s
         self._flight = asyncio.create_task(self._inference.ride(batch), name="batch")
         self._flight.add_done_callback(partial(self._landed, batch))
 
@@ -279,7 +283,9 @@ class Batcher:
         error = None if flight.cancelled() else flight.exception()
         for ticket in batch:
             if not ticket.ride.done():  # whatever went wrong, nobody waits for ever
-                ticket.ride.set_exception(error or ShuttingDownError("the inference was cut short; send the frame again"))
+                ticket.ride.set_exception(
+                    error or ShuttingDownError("the inference was cut short; send the frame again")
+                )
         self._step()
 
     def _arm(self, delay_s: float) -> None:

@@ -47,7 +47,7 @@ def _wait_until(ready: list[Ticket], here: int, whole: int, outlook: Outlook, ma
     # From a clock that was set back the frames seem to have got ready in the future.
     since = min(outlook.now, *(ticket.ready_at for ticket in ready))
     until = since + min(max_wait_s, saved_s)
-    slack = 1.0 + min(0.5, 2.0 * outlook.curve.spread)
+    slack = 1.0 + outlook.curve.margin
     for ticket in ready[:here]:
         if ticket.deadline is not None:
             until = min(until, ticket.deadline - (seconds[whole] + ticket.camera.finish.value) * slack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median, median_low
+from statistics import median_low
 
 # The share of a new measurement in the estimate.
 _WEIGHT = 0.2
@@ -14,6 +14,10 @@ _WEIGHT = 0.2
 _HALF_LIFE_S = 1.0
 # A larger batch has to be cheaper a frame by more than this share: the frames in it wait for each other.
 _WORTH_IT = 0.03
+# Three average distances from the estimate: of 100 measurements that scatter as errors do, one lies beyond. At most a
+# half, or a machine that stutters would let nobody in.
+_MARGIN = 3.0
+_MOST_MARGIN = 0.5
 # For how long a curve may be used again while nothing new is measured.
 _CURVE_S = 0.05
 
@@ -24,15 +28,13 @@ class Duration:
     It is the exponential average over medians of the last three measurements: one outlier, whichever way, is not seen.
     """
 
-    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_recent", "deviation")
+    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_recent")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=3)
         self._mean = self._lowest = 0.0
         self._last = clock()
-        self.deviation = 0.0
-        """Mean absolute distance of the measurements from the estimate, in seconds."""
 
     @property
     def known(self) -> bool:
@@ -44,15 +46,16 @@ class Duration:
         return max(0.0, self._clock() - self._last)
 
     def observe(self, seconds: float) -> None:
-        """Take in one measurement."""
+        """Take in one measurement; a negative one only says that the clock was set back, which is nothing."""
+        if seconds < 0:
+            return
         first = not self._recent
-        self._recent.append(max(0.0, seconds))
+        self._recent.append(seconds)
         middle = median_low(self._recent)
         if first:
             self._mean = self._lowest = middle
         else:
             mean = self.value
-            self.deviation += _WEIGHT * (abs(middle - mean) - self.deviation)
             self._mean = mean + _WEIGHT * (middle - mean)
             self._lowest = min(self._lowest, middle)
         self._last = self._clock()
@@ -63,18 +66,43 @@ class Duration:
         return self._lowest + excess * 0.5 ** (self.age / _HALF_LIFE_S) if excess > 0 else self._mean
 
 
+class Usage:
+    """How much has been had of late: a count that halves every second."""
+
+    __slots__ = ("_amount", "_clock", "_since")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._amount = 0.0
+        self._since = clock()
+
+    @property
+    def value(self) -> float:
+        return self._amount * 0.5 ** (max(0.0, self._clock() - self._since) / _HALF_LIFE_S)
+
+    def add(self, amount: float) -> None:
+        """Negative to take back what was not had after all."""
+        self._amount = max(0.0, self.value + amount)
+        self._since = self._clock()
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """What each batch size takes: ``seconds[n]`` for n frames, ``seconds[0]`` is 0."""
 
     seconds: tuple[float, ...]
     spread: float
-    """How far measurements lie from the estimate, as a share of it."""
+    """How far measurements lie from the estimate on the average, as a share of it."""
     best: int = field(init=False)
     """The size to work off many frames with."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "best", self.choose(len(self.seconds) - 1))
+
+    @property
+    def margin(self) -> float:
+        """By which share things may take longer than expected, to be on the safe side."""
+        return min(_MOST_MARGIN, _MARGIN * self.spread)
 
     def choose(self, most: int) -> int:
         """The batch size <= ``most`` with the least time a frame; of equals the smallest. ``most`` if none is known."""
@@ -83,9 +111,16 @@ class Curve:
         return next(size for size, share in enumerate(each, 1) if share <= limit) if limit > 0 else most
 
     def clear(self, frames: int) -> float:
-        """Seconds to work off so many frames in the best batches."""
+        """Seconds to work off so many frames in the best batches, if no others join the last one."""
         full, rest = divmod(frames, self.best)
         return full * self.seconds[self.best] + self.seconds[rest]
+
+    def clear_with_others(self, in_front: int) -> float:
+        """Seconds until the frame behind so many others has had its inference, if others fill up its batch.
+
+        The first one is never held up by those behind it: a batch is only as large as its deadlines allow.
+        """
+        return self.seconds[1] if not in_front else (in_front // self.best + 1) * self.seconds[self.best]
 
 
 class CostModel:
@@ -95,6 +130,7 @@ class CostModel:
         self._max_batch = max_batch
         self._clock = clock
         self._sizes: dict[int, Duration] = {}
+        self._spread = Duration(clock)
         self._curve: tuple[float, Curve] | None = None
 
     @property
@@ -112,6 +148,8 @@ class CostModel:
         """Take in one inference of ``size`` frames."""
         if size not in self._sizes:
             self._sizes[size] = Duration(self._clock)
+        elif (expected := self._sizes[size].value) > 0:
+            self._spread.observe(abs(seconds / expected - 1.0))
         self._sizes[size].observe(seconds)
         self._curve = None
 
@@ -121,8 +159,7 @@ class CostModel:
         if self._curve is None or abs(now - self._curve[0]) > _CURVE_S:
             known = sorted((size, duration.value) for size, duration in self._sizes.items())
             seconds = (0.0, *(_between(known, size) for size in range(1, self._max_batch + 1)))
-            spreads = [self._sizes[size].deviation / value for size, value in known if value > 0]
-            self._curve = now, Curve(seconds, median(spreads or [0.0]))
+            self._curve = now, Curve(seconds, self._spread.value)
         return self._curve[1]
 
 

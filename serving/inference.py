@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from serving.costs import CostModel
 from serving.waiting import Ride, Ticket
+from vision.errors import DefectLensError
 from vision.types import ModelOutputs
 
 Run = Callable[[NDArray[np.uint8]], ModelOutputs]
@@ -77,4 +78,9 @@ class Inference:
 
     def _infer(self, riders: Sequence[Ticket]) -> ModelOutputs:
         frames = [ticket.prepared.pixels for ticket in riders if ticket.prepared is not None]
-        return self._run(frames[0][None] if len(frames) == 1 else np.stack(frames))
+        outputs = self._run(frames[0][None] if len(frames) == 1 else np.stack(frames))
+        if len(outputs.class_logits) != len(frames):
+            raise DefectLensError(
+                f"the model gave {len(outputs.class_logits)} rows for {len(frames)} frames; export it anew"
+            )
+        return outputs

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from serving.costs import Curve, Duration
+from serving.costs import Curve, Duration, Usage
 from serving.stages import Prepared
 from vision.types import ModelOutputs
 
@@ -43,14 +43,18 @@ class Ride:
 
 
 class Camera:
-    """What the frames of one camera take outside of the inference; cameras differ in size and in what they ask for."""
+    """What the frames of one camera take outside of the inference, and how many were let in of late.
 
-    __slots__ = ("finish", "name", "prepare")
+    Cameras differ in size and in what they ask for.
+    """
+
+    __slots__ = ("finish", "name", "prepare", "usage")
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.prepare = Duration(clock)
         self.finish = Duration(clock)
+        self.usage = Usage(clock)
 
 
 @dataclass(eq=False, slots=True)
@@ -150,11 +154,12 @@ class Outlook:
         """When a frame could be answered if it came next and rode alone."""
         return self.engine_free + self.curve.seconds[1] + ticket.camera.finish.value
 
-    def answers(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, float]]:
-        """Each frame and the time of its answer."""
+    def answers(self, tickets: Sequence[Ticket], newcomer: Ticket | None = None) -> Iterator[tuple[Ticket, float]]:
+        """Each frame and the time of its answer; of the newcomer, if others fill up the batch that it rides in."""
         preparing_s = 0.0
         for index, ticket in enumerate(tickets):
-            inferred = self.engine_free + self.curve.clear(index + 1)
+            infer_s = self.curve.clear(index + 1) if ticket is not newcomer else self.curve.clear_with_others(index)
+            inferred = self.engine_free + infer_s
             if ticket.state is not State.READY:
                 preparing_s += ticket.camera.prepare.value
                 # Side by side, but no frame faster than itself.
@@ -168,8 +173,8 @@ class Outlook:
         A newcomer is held to a stricter measure than the others: what is let in should be in time even if things take
         a little longer than expected, and what was let in is given up only when there is little hope.
         """
-        spread = min(0.5, 2.0 * self.curve.spread)
-        for index, (ticket, end) in enumerate(self.answers(tickets)):
+        spread = self.curve.margin
+        for index, (ticket, end) in enumerate(self.answers(tickets, newcomer)):
             spare = (end - self.now) * (spread if ticket is newcomer else -spread)
             if ticket.deadline is not None and not ticket.probe and end + spare > ticket.deadline:
                 return index, end

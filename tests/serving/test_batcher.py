@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from random import Random
 
 import pytest
 
 from serving.waiting import Ride
-from tests.serving.virtual import UNLUCKY, Rig, outcomes, simulate
-from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
-
-
-def linear(size: int) -> float:
-    """10 ms a frame: a batch saves nothing."""
-    return 0.010 * size
-
-
-def shared(size: int) -> float:
-    """8 ms an inference and 2 ms a frame: batches pay."""
-    return 0.008 + 0.002 * size
+from tests.serving.virtual import UNLUCKY, Rig, linear, outcomes, shared, simulate, values
+from vision.errors import DeadlineError, OverloadedError
 
 
 def until_four(size: int) -> float:
     """Beyond 4 frames a batch is as dear a frame as 4 are."""
     return 0.010 + 0.010 * size if size <= 4 else 0.0125 * size
-
-
-def values(results: list[Ride | BaseException]) -> list[float]:
-    return [float(ride.outputs.class_logits[0, 0]) for ride in results if isinstance(ride, Ride)]
 
 
 def test_frames_ride_together_and_get_their_own_rows() -> None:
