@@ -10,6 +10,8 @@ from vision.errors import DeadlineError, OverloadedError
 
 # How many times as much as another a camera may have before its frames give way.
 _UNFAIR = 2.0
+# And so many frames more: of a handful chance decides how many each has.
+_FEW = 3.0
 
 SUPERSEDED = (
     "a newer frame of this camera came in before this one's inference began, and the stream asked that the newest "
@@ -32,7 +34,7 @@ def heaviest(tickets: Sequence[Ticket], newcomer: Ticket, taken: Counter[str]) -
         return ticket.camera.usage.value - taken[ticket.camera.name]
 
     most = max(least.values(), key=had, default=None)
-    return most if most is not None and had(most) > _UNFAIR * had(newcomer) + 1 else None
+    return most if most is not None and had(most) > _UNFAIR * had(newcomer) + _FEW else None
 
 
 def make_time(line: Iterable[Ticket], newcomer: Ticket, outlook: Outlook, *, strict: bool) -> list[Ticket]:

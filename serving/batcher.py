@@ -14,6 +14,7 @@ from functools import partial
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
+from serving.costs import Duration, Tightest
 from serving.inference import Inference, Run
 from serving.stages import Prepared
 from serving.waiting import Line, Outlook, Ride, State, Ticket
@@ -57,6 +58,8 @@ class Batcher:
         clock: Callable[[], float],
     ) -> None:
         self._inference = Inference(run, max_batch, clock)
+        self._drag = Duration(clock)
+        self._budget = Tightest(clock)
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._max_bytes = max_bytes
@@ -160,17 +163,20 @@ class Batcher:
         now = self._clock()
         # No later than if it had just set off: the clock may have been set back.
         left_s = 0.0 if self._flight is None else min(max(0.0, self._flight_ends - now), self._flight_s)
-        return Outlook(now, now + left_s, self._inference.costs.curve(), self._threads)
+        # A frame that just missed one batch must be able to ride in the next.
+        curve = self._inference.costs.curve().within(self._budget.value / 2.0)
+        return Outlook(now, now + left_s, curve, self._threads, max(1.0, self._drag.value))
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""
-        return outlook.engine_free - outlook.now + outlook.curve.clear(max(1, len(self._line)))
+        return outlook.engine_free - outlook.now + outlook.curve.clear(max(1, len(self._line))) * outlook.drag
 
     def _check_alone(self, ticket: Ticket, outlook: Outlook) -> None:
         if ticket.deadline is None:
             return
         needed = outlook.curve.seconds[1] + ticket.camera.finish.value
         if ticket.deadline - outlook.now > needed:
+            self._budget.observe(ticket.deadline - outlook.now - ticket.camera.finish.value)
             return
         finish = ticket.camera.finish
         stale = max(self._inference.costs.age, finish.age if finish.known else 0.0) > _PROBE_S
@@ -211,6 +217,7 @@ class Batcher:
             for ticket in plan.hopeless:
                 self.give_up(ticket, behind(ticket, outlook.now))
             if plan.batch:
+                self._drag.observe(outlook.curve.drag(len(plan.batch), len(ready)))
                 self._set_off(plan.batch, outlook)
             wake_at = min(wake_at, plan.wake_at)
         if len(self._line):

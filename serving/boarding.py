@@ -70,8 +70,8 @@ def _fit(ready: list[Ticket], size: int, outlook: Outlook) -> Plan:
 
 
 def _too_late(tickets: Sequence[Ticket], size: int, outlook: Outlook) -> list[Ticket]:
-    """Those that a batch of ``size`` frames would answer too late."""
-    end = outlook.now + outlook.curve.seconds[size]
+    """Those that a batch of ``size`` frames would answer too late, if it takes a little longer than expected."""
+    end = outlook.now + outlook.curve.seconds[size] * (1.0 + outlook.curve.margin / 2.0)
     return [t for t in tickets if t.deadline is not None and not t.probe and end + t.camera.finish.value > t.deadline]
 
 

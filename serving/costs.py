@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median_low
 
 # The share of a new measurement in the estimate.
@@ -18,6 +19,8 @@ _WORTH_IT = 0.03
 # half, or a machine that stutters would let nobody in.
 _MARGIN = 3.0
 _MOST_MARGIN = 0.5
+# In doublings: far beyond any deadline, and far below what overflows.
+_LONG = 100.0
 # For how long a curve may be used again while nothing new is measured.
 _CURVE_S = 0.05
 
@@ -86,6 +89,25 @@ class Usage:
         self._since = self._clock()
 
 
+class Tightest:
+    """The shortest of late: without another one as short it doubles every second. Infinite before the first."""
+
+    __slots__ = ("_clock", "_since", "_value")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._value = inf
+        self._since = clock()
+
+    @property
+    def value(self) -> float:
+        return self._value * 2.0 ** min(_LONG, max(0.0, self._clock() - self._since) / _HALF_LIFE_S)
+
+    def observe(self, seconds: float) -> None:
+        if seconds <= self.value:
+            self._value, self._since = seconds, self._clock()
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """What each batch size takes: ``seconds[n]`` for n frames, ``seconds[0]`` is 0."""
@@ -104,11 +126,22 @@ class Curve:
         """By which share things may take longer than expected, to be on the safe side."""
         return min(_MOST_MARGIN, _MARGIN * self.spread)
 
+    def within(self, limit_s: float) -> Curve:
+        """Without the sizes that take longer; one frame alone is always possible."""
+        most = max((size for size in range(2, len(self.seconds)) if self.seconds[size] <= limit_s), default=1)
+        return self if most == len(self.seconds) - 1 else Curve(self.seconds[: most + 1], self.spread)
+
     def choose(self, most: int) -> int:
         """The batch size <= ``most`` with the least time a frame; of equals the smallest. ``most`` if none is known."""
         each = [self.seconds[size] / size for size in range(1, most + 1)]
         limit = min(each) * (1.0 + _WORTH_IT)
         return next(size for size, share in enumerate(each, 1) if share <= limit) if limit > 0 else most
+
+    def drag(self, size: int, waiting: int) -> float:
+        """How many times as long a frame takes in a batch of ``size`` as in the best one that could have been had."""
+        best = self.choose(min(waiting, len(self.seconds) - 1))
+        ideal = self.seconds[best] / best
+        return max(1.0, self.seconds[size] / size / ideal) if ideal > 0 else 1.0
 
     def clear(self, frames: int) -> float:
         """Seconds to work off so many frames in the best batches, if no others join the last one."""

@@ -175,20 +175,20 @@ def test_a_flood_with_deadlines_pushes_nobody_out() -> None:
 
 def test_when_the_server_is_full_the_camera_with_most_frames_gives_way() -> None:
     async def story(rig: Rig) -> list[Ride | BaseException]:
-        flood = [rig.send(value, "flood") for value in range(5)]
+        flood = [rig.send(value, "flood") for value in range(10)]
         await asyncio.sleep(0.001)
-        with pytest.raises(OverloadedError, match="5 frames are in work"):
-            rig.send(5, "flood")
-        calm = [rig.send(value, "calm") for value in (10, 11)]
-        with pytest.raises(OverloadedError):  # an equal share, and no more
-            rig.send(12, "calm")
+        with pytest.raises(OverloadedError, match="10 frames are in work"):
+            rig.send(10, "flood")
+        calm = [rig.send(value, "calm") for value in (20, 21, 22)]
+        with pytest.raises(OverloadedError):  # they have a fair part by now
+            rig.send(23, "calm")
         return await outcomes([*flood, *calm])
 
-    results, rig = simulate(story, linear, max_batch=1, max_queue=5)
+    results, rig = simulate(story, linear, max_batch=1, max_queue=10)
     gave_way = [index for index, result in enumerate(results) if isinstance(result, OverloadedError)]
-    assert gave_way == [3, 4]  # the newest of the flood
-    assert "camera 'flood'" in str(results[4])
-    assert len(rig.batches) == 5
+    assert gave_way == [7, 8, 9]  # the newest of the flood
+    assert "camera 'flood'" in str(results[9])
+    assert len(rig.batches) == 10
 
 
 def test_frames_of_streams_wait_for_a_place_and_give_way_to_nobody() -> None:
