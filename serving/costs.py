@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf
+from math import exp2, inf
 from statistics import median_low
 
 # The share of a new measurement in the estimate.
@@ -66,7 +66,7 @@ class Duration:
     @property
     def value(self) -> float:
         excess = self._mean - self._lowest
-        return self._lowest + excess * 0.5 ** (self.age / _HALF_LIFE_S) if excess > 0 else self._mean
+        return self._lowest + excess * exp2(-self.age / _HALF_LIFE_S) if excess > 0 else self._mean
 
 
 class Usage:
@@ -81,7 +81,7 @@ class Usage:
 
     @property
     def value(self) -> float:
-        return self._amount * 0.5 ** (max(0.0, self._clock() - self._since) / _HALF_LIFE_S)
+        return self._amount * exp2(-max(0.0, self._clock() - self._since) / _HALF_LIFE_S)
 
     def add(self, amount: float) -> None:
         """Negative to take back what was not had after all."""
@@ -101,7 +101,7 @@ class Tightest:
 
     @property
     def value(self) -> float:
-        return self._value * 2.0 ** min(_LONG, max(0.0, self._clock() - self._since) / _HALF_LIFE_S)
+        return self._value * exp2(min(_LONG, max(0.0, self._clock() - self._since) / _HALF_LIFE_S))
 
     def observe(self, seconds: float) -> None:
         if seconds <= self.value:

@@ -161,7 +161,11 @@ class Outlook:
         """Each frame and the time of its answer; of the newcomer, if others fill up the batch that it rides in."""
         preparing_s = 0.0
         for index, ticket in enumerate(tickets):
-            infer_s = self.curve.clear(index + 1) if ticket is not newcomer else self.curve.clear_with_others(index) * self.drag
+            infer_s = (
+                self.curve.clear(index + 1)
+                if ticket is not newcomer
+                else self.curve.clear_with_others(index) * self.drag
+            )
             inferred = self.engine_free + infer_s
             if ticket.state is not State.READY:
                 preparing_s += ticket.camera.prepare.value
