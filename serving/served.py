@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving.logs import Event
 from serving.messages import FrameRequest, Limits, ModelIdentity, ModelInfo
-from serving.pipeline import FrameResult, Pipeline
+from serving.pipeline import FrameResult, Newest, Pipeline
 from serving.settings import ServerSettings
 from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
 from vision.console import plain
@@ -42,13 +42,21 @@ class Served:
         return f"{model.name} {model.version} ({model.bundle_digest[:8]})"
 
     async def inspect(
-        self, request: FrameRequest, *, deadline: float | None = None, accepted: bool = False
+        self,
+        request: FrameRequest,
+        *,
+        camera: str = "",
+        deadline: float | None = None,
+        accepted: bool = False,
+        newest: Newest | None = None,
     ) -> FrameResult:
         """``Pipeline.inspect``, counted, so that ``retire`` knows when the last frame is out."""
         self._inside += 1
         self._idle.clear()
         try:
-            return await self.pipeline.inspect(request, deadline=deadline, accepted=accepted)
+            return await self.pipeline.inspect(
+                request, camera=camera, deadline=deadline, accepted=accepted, newest=newest
+            )
         finally:
             self._inside -= 1
             if not self._inside:
@@ -89,7 +97,11 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
     served = Served(describe(bundle, engine, settings), engine, pipeline)
     _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
-    pipeline.start()
+    try:
+        await pipeline.start()
+    except BaseException:
+        await served.retire()
+        raise
     return served
 
 

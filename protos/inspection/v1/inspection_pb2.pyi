@@ -168,6 +168,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     PARITY_BROKEN: _ErrorCode.ValueType  # 19
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
+    SUPERSEDED: _ErrorCode.ValueType  # 22
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """One value for each error that a caller may meet; numbers never change their meaning."""
@@ -194,6 +195,7 @@ PROVIDER_UNAVAILABLE: ErrorCode.ValueType  # 18
 PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
+SUPERSEDED: ErrorCode.ValueType  # 22
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -210,6 +212,7 @@ class InspectRequest(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
@@ -234,6 +237,10 @@ class InspectRequest(_message.Message):
     def raw(self) -> Global___RawImage: ...
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
+    @_builtins.property
+    def stream(self) -> Global___StreamOptions:
+        """InspectStream only: holds for this frame and the later ones with its camera_id."""
+
     def __init__(
         self,
         *,
@@ -247,17 +254,44 @@ class InspectRequest(_message.Message):
         encoded: _builtins.bytes = ...,
         raw: Global___RawImage | None = ...,
         outputs: Global___Outputs | None = ...,
+        stream: Global___StreamOptions | None = ...,
         model_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
 
 Global___InspectRequest: _TypeAlias = InspectRequest  # noqa: Y015
+
+@_typing.final
+class StreamOptions(_message.Message):
+    """How one camera's frames on one stream are treated. Where it is not set, as before on this stream; at first, as here
+    with every field unset.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FRAME_WINS_FIELD_NUMBER: _builtins.int
+    newest_frame_wins: _builtins.bool
+    """A frame of which the inference has not begun is answered with NO_VERDICT and the error SUPERSEDED as soon as the
+    stream's next frame with the same camera_id comes in. For live pictures, never for parts.
+    """
+    def __init__(
+        self,
+        *,
+        newest_frame_wins: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_frame_wins", b"newest_frame_wins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
 
 @_typing.final
 class RawImage(_message.Message):
@@ -411,6 +445,7 @@ class InspectResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     FRAME_WIDTH_FIELD_NUMBER: _builtins.int
     FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
@@ -428,6 +463,13 @@ class InspectResponse(_message.Message):
     """In px."""
     frame_height: _builtins.int
     """In px."""
+    credits: _builtins.int
+    """InspectStream only: how many frames of this stream the client may have out (sent, and no answer received yet),
+    this answer's frame no longer counting, from now until another answer says otherwise. >= 1; 0, from a server that
+    knows no credits, says nothing. It shrinks while many streams share the server and grows again afterwards. Before
+    the first answer the client may have Limits.max_stream_frames out. Frames beyond it are not refused: the server
+    stops reading the stream, and they wait in the network.
+    """
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """All classes, in the model's order."""
@@ -485,10 +527,11 @@ class InspectResponse(_message.Message):
         error: Global___Error | None = ...,
         frame_width: _builtins.int = ...,
         frame_height: _builtins.int = ...,
+        credits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
