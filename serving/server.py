@@ -22,10 +22,11 @@ from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
-from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
+from vision.bundle import Bundle, load_bundle
 from vision.console import plain
 from vision.engine import Engine
 from vision.errors import SettingsError
+from vision.parity import MAP_TOLERANCE, SCORE_TOLERANCE
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 # What is left for health watchers and the like once every frame is answered.
