@@ -17,6 +17,7 @@ _COMMANDS = {
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
     "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
+    "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }
 

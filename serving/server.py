@@ -66,12 +66,19 @@ class InspectionServer:
         engine = await asyncio.to_thread(
             bundle.engine,
             provider=settings.provider,
+            precision=settings.precision,
             strict=settings.strict_provider,
-            threads=settings.threads,
+            options=settings.engine_options,
         )
-        self.info = describe(bundle, engine, settings)
-        _log.info("event=provider asked=%s used=%s fallback=%s", settings.provider, engine.provider, engine.fallback)
+        _log.info(
+            "event=provider asked=%s used=%s precision=%s fallback=%s",
+            settings.provider,
+            engine.provider,
+            engine.precision,
+            engine.fallback,
+        )
         differences = await asyncio.to_thread(bundle.replay_golden, engine)
+        self.info = describe(bundle, engine, settings, differences)
         worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
         _log.info("event=golden_frames_agree differences=%r", worst)
         clock = {} if self._clock is None else {"clock": self._clock}
@@ -158,7 +165,7 @@ class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the p
         await super().Watch(request, context)
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelInfo:
+def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float]) -> ModelInfo:
     """What GetModel says."""
     manifest = bundle.manifest
     return ModelInfo(
@@ -175,6 +182,8 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelI
         provenance_json=json.dumps(plain(manifest.provenance)),
         provider=engine.provider,
         provider_fallback=engine.fallback,
+        precision=engine.precision,
+        gate_json=json.dumps(plain(gate)),
         score_tolerance=SCORE_TOLERANCE,
         map_tolerance=MAP_TOLERANCE,
         limits=Limits(

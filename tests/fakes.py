@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
 from vision.decision import OperatingPoint
-from vision.engine import open_engine
+from vision.engine import EngineOptions, open_engine
 from vision.preprocess import InputSpec
 from vision.types import ModelOutputs
 
@@ -53,7 +53,7 @@ def make_bundle(
     spec = InputSpec(height, width, white_level)
     onnx.save(_model(height, width, anomaly=anomaly, class_map=class_map, work=work), folder / MODEL)
     frames = np.stack([part(height, width), part(height, width, spot=255), part(height, width, spot=0)])
-    outputs = open_engine(folder / MODEL, provider="cpu", threads=1).run(frames)
+    outputs = open_engine(folder / MODEL, provider="cpu", options=EngineOptions(threads=1)).run(frames)
     if damage_golden:
         outputs = ModelOutputs(outputs.class_logits + 1.0, outputs.saliency_map, outputs.attention_map)
     write_golden(folder, frames, outputs)

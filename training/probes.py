@@ -15,8 +15,8 @@ from vision.types import Frame
 _CHECK_FRAMES = 64
 # More frames widen the value ranges of an 8-bit model hardly any more.
 _RANGE_FRAMES = 32
-# Together with the expected scores a bundle grows by a few MB at most (PNG takes about half of this).
-_MOST_BYTES = 12 * 2**20
+# Above 256 px there are fewer frames, so that a bundle grows by about 15 MB at most (as PNG).
+_MOST_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def prove_reduced(bundle: Bundle, precision: Precision) -> dict[str, Any]:
         "ms_a_frame": _speed({"fp32": full, precision: reduced}, bundle.golden()[0]),
     }
     _show(precision, figures)
+    accuracy.check(precision, "the reduced model on the CPU")
     bundle.replay_golden(reduced)
     return figures
 

@@ -110,6 +110,18 @@ def needs_file(provider: str, precision: Precision) -> bool:
     return precision == "int8" or (precision == "fp16" and provider == "cuda")
 
 
+def check_choice(provider: str, precision: str) -> None:
+    """Raise SettingsError unless there is such a provider and it can, on some machine, compute in ``precision``."""
+    if provider not in _CHAINS:
+        raise SettingsError(f"unknown provider {provider!r}; choose one of {', '.join(_CHAINS)}")
+    if precision not in PRECISIONS[provider]:
+        able = " or ".join(name for name, known in PRECISIONS.items() if precision in known)
+        raise SettingsError(
+            f"the provider {provider} computes in {' or '.join(PRECISIONS[provider])}, not in {precision!r}; "
+            + (f"choose {able}" if able else "there is no such precision")
+        )
+
+
 def open_engine(
     model: Path,
     *,
@@ -130,14 +142,7 @@ def open_engine(
         SettingsError: no such provider, or it never has this precision; or the bundle has no file of that precision.
         BundleError: the file is no model that this product exported.
     """
-    if provider not in _CHAINS:
-        raise SettingsError(f"unknown provider {provider!r}; choose one of {', '.join(_CHAINS)}")
-    if precision not in PRECISIONS[provider]:
-        able = " or ".join(name for name, known in PRECISIONS.items() if precision in known)
-        raise SettingsError(
-            f"the provider {provider} computes in {' or '.join(PRECISIONS[provider])}, not in {precision!r}; "
-            + (f"choose {able}" if able else "there is no such precision")
-        )
+    check_choice(provider, precision)
     chain = _CHAINS[provider]
     if provider == "auto" and not _cuda_device_present():
         chain = ("cpu",)  # the best that this machine's devices allow, and so no fallback

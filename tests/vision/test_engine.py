@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.vision.conftest import CELL, tiny_frames, write_tiny_model
-from vision.engine import open_engine
+from vision.engine import EngineOptions, open_engine
 from vision.errors import BundleError, ProviderError, SettingsError
 
 NO_GPU = not Path("/dev/nvidiactl").exists() and not Path("/dev/nvidia0").exists() and not Path("/dev/dxg").exists()
@@ -41,7 +41,7 @@ def test_batches_agree_with_single_frames(tiny_model: Path, count: int) -> None:
 
 
 def test_several_threads_at_once(tiny_model: Path) -> None:
-    engine = open_engine(tiny_model, provider="cpu", threads=1)
+    engine = open_engine(tiny_model, provider="cpu", options=EngineOptions(threads=1))
     expected = engine.run(tiny_frames()).class_logits
     with ThreadPoolExecutor(4) as pool:
         for outputs in pool.map(lambda _: engine.run(tiny_frames()), range(40)):
