@@ -86,19 +86,23 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
     """Gate and measure every candidate, for about ``seconds`` in all, in turns."""
     started = time.monotonic()
     engines: dict[Candidate, Engine] = {}
-    gates: dict[Candidate, str] = {}
+    gates: dict[tuple[Provider, Precision], str] = {}
     logging.getLogger("vision.engine").setLevel(logging.ERROR)
     for candidate in track(tried, "Checking parity", unit="engines"):
+        kind = (candidate.provider, candidate.precision)
+        if gates.get(kind):
+            continue
         try:
             options = EngineOptions(threads=candidate.threads, max_batch=max(_BATCHES))
             engine = bundle.engine(
                 provider=candidate.provider, precision=candidate.precision, strict=True, options=options
             )
-            bundle.replay_golden(engine)
+            if kind not in gates:  # the number of threads changes no kernel, and `serve` asks again anyway
+                bundle.replay_golden(engine)
         except (ProviderError, ParityError) as error:
-            gates[candidate] = str(error)
+            gates[kind] = str(error)
         else:
-            engines[candidate], gates[candidate] = engine, ""
+            engines[candidate], gates[kind] = engine, ""
     frames, _ = bundle.golden()
     cases = {(candidate, size): (engine, size) for candidate, engine in engines.items() for size in _BATCHES}
     one_round(cases, frames)  # the first runs allocate
@@ -111,7 +115,7 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
     return [
         Result(
             candidate,
-            gates[candidate],
+            gates[candidate.provider, candidate.precision],
             {size: float(np.median(samples[candidate, size])) for size in _BATCHES} if candidate in engines else {},
         )
         for candidate in tried
@@ -170,9 +174,9 @@ def tune(folder: Path, out: Path | None, seconds: float, as_json: bool) -> None:
     results = measure(bundle, candidates(bundle, usable_cores()), seconds)
     chosen, why = choose(results)
     console.print(_table(results, chosen))
-    for result in results:
-        if result.gate:
-            say(f"{result.candidate} is refused: {result.gate}")
+    refused = {(one.candidate.provider, one.candidate.precision): one.gate for one in results if one.gate}
+    for (provider, precision), gate in refused.items():
+        say(f"{provider} {precision} is refused: {gate}")
     if (load := os.getloadavg()[0]) > usable_cores() + 1:
         say(f"warning: the machine was busy with other things too (load {load:.1f} on {usable_cores()} cores)")
     say(f"chosen: {why}")

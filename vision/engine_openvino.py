@@ -99,8 +99,9 @@ def _read(core: ov.Core, model: Path) -> Any:
         [(name, {"u8": "uint8"}.get(kind, kind)) for name, kind in inputs],
         [output.get_any_name() for output in graph.outputs],
     )
-    # OpenVINO 2026.4 fuses an addition into the reduction before it and then takes the rows for the channels: class
-    # logits got another class's bias. Reductions that keep their dimensions are not fused.
+    # OpenVINO (2026.4; github.com/openvinotoolkit/openvino/issues/23616) fuses an addition into the reduction before it
+    # and then adds the wrong elements: a frame's logits got another class's bias, or none. A squeeze between the two
+    # keeps them apart.
     for node in graph.get_ordered_ops():
         make = _REDUCTIONS.get(node.get_type_name())
         if make is not None and not node.get_keep_dims():
