@@ -210,13 +210,14 @@ def _row(result: Result) -> dict[str, Any]:
 
 def _table(results: list[Result], chosen: Result) -> Table:
     table = Table(title="frames a second by batch size")
-    for name in ("engine", "precision", "threads", *map(str, _BATCHES), "ms at batch 1", "parity"):
-        table.add_column(name, justify="left" if name in ("engine", "precision", "parity") else "right")
+    for name in ("engine", "threads", *map(str, _BATCHES), "ms, batch 1", "parity"):
+        table.add_column(name, justify="left" if name in ("engine", "parity") else "right")
     for result in results:
         candidate = result.candidate
         rates = [f"{1000.0 / result.ms[size]:.1f}" if result.ms else "" for size in _BATCHES]
         latency = f"{result.ms[1]:.1f}" if result.ms else ""
         gate = "refused" if result.gate else "passed"
-        row = (candidate.provider, candidate.precision, str(candidate.threads or "auto"), *rates, latency, gate)
+        engine = f"{candidate.provider} {candidate.precision}"
+        row = (engine, str(candidate.threads or "auto"), *rates, latency, gate)
         table.add_row(*row, style="bold" if result is chosen else "")
     return table

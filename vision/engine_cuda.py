@@ -131,9 +131,10 @@ class CudaDevice:
         return np.frombuffer(buffer, kind).reshape(shape)
 
     def stream(self) -> ctypes.c_void_p:
-        """A stream that waits for no other one. It lives as long as the process: engines are few."""
+        """A stream that waits for no other one; it ends with the object."""
         stream = ctypes.c_void_p()
         self._call("cudaStreamCreateWithFlags", ctypes.byref(stream), _NON_BLOCKING)
+        weakref.finalize(stream, self._runtime.cudaStreamDestroy, ctypes.c_void_p(stream.value))
         return stream
 
     def to_device(self, address: int, host: Array, stream: Any) -> None:
