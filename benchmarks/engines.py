@@ -1,11 +1,10 @@
-"""Frames a second of every engine, precision and batch size on this machine, as ratios to ONNX Runtime's fp32 on the CPU.
+"""Frames a second of every engine, precision and batch size, as ratios to ONNX Runtime's fp32 on the CPU.
 
     python benchmarks/engines.py BUNDLE [--threads 1] [--rounds 30]
 
 All engines run in turns on the bundle's golden frames, so that other load on the machine hits all of them alike; a
-figure is the median of the rounds, a ratio the median of the ratios within a round. Engines that the parity gate refuses
-are measured all the same and marked: what a precision costs in accuracy is worth as much as what it gains.
-Ends with one JSON line.
+figure is the median of the rounds, a ratio the median of the ratios within a round. Engines that the parity gate
+refuses are measured all the same and marked. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -65,9 +64,7 @@ def main() -> None:
             rate = 1000.0 / float(np.median([times[candidate, size] for times in rounds]))
             ratio = float(np.median([times[base, size] / times[candidate, size] for times in rounds]))
             row[str(size)] = {"frames_per_second": rate, "ratio": ratio}
-        cells = "".join(
-            f"{row[str(size)]['frames_per_second']:8.1f} ({row[str(size)]['ratio']:.2f})" for size in BATCHES
-        )
+        cells = "".join(f"{one['frames_per_second']:8.1f} ({one['ratio']:.2f})" for one in row.values())
         print(f"{str(candidate) + ', ' + gates[candidate].partition(':')[0]:44}  {cells}")
         report[str(candidate)] = {"batches": row, "gate": gates[candidate]}
     print(json.dumps(report))
