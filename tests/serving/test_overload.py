@@ -9,35 +9,8 @@ from random import Random
 import pytest
 
 from serving.waiting import Ride
-from tests.serving.virtual import Rig, linear, outcomes, shared, simulate, values
+from tests.serving.virtual import Rig, linear, load, outcomes, shared, simulate, values
 from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
-
-
-async def _load(rig: Rig, seconds: float, a_second: float, within: float, random: Random) -> Counter[str]:
-    """Frames of 10 cameras at random times; what they came to."""
-    came: Counter[str] = Counter()
-
-    async def one(camera: str) -> None:
-        deadline = rig.clock() + within
-        try:
-            ticket = rig.admit(1, camera, within)
-        except OverloadedError:
-            came["refused"] += 1
-            return
-        came["admitted"] += 1
-        try:
-            await rig.answer(1, ticket)
-            came["in time" if rig.clock() <= deadline else "late"] += 1
-        except (DeadlineError, OverloadedError) as error:
-            came[type(error).__name__] += 1
-
-    tasks = []
-    end = rig.clock() + seconds
-    while rig.clock() < end:
-        tasks.append(asyncio.create_task(one(f"camera{random.randrange(10)}")))
-        await asyncio.sleep(random.expovariate(a_second))
-    await asyncio.gather(*tasks)
-    return came
 
 
 def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_wasted() -> None:
@@ -48,7 +21,7 @@ def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_waste
 
     # Batches of 8 take 24 ms: 333 frames a second.
     came, rig = simulate(
-        lambda rig: _load(rig, 10.0, 1000.0, 0.06, random), noisy, max_batch=8, prepare_s=0.001, finish_s=0.001
+        lambda rig: load(rig, 10.0, 1000.0, 0.06, random), noisy, max_batch=8, prepare_s=0.001, finish_s=0.001
     )
     missed = came["admitted"] - came["in time"]
     assert missed < 0.01 * came["admitted"], came
@@ -59,7 +32,7 @@ def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_waste
 def test_below_its_capacity_the_server_refuses_nobody() -> None:
     random = Random(2)  # noqa: S311
     came, _ = simulate(
-        lambda rig: _load(rig, 10.0, 200.0, 0.1, random), shared, max_batch=8, prepare_s=0.001, finish_s=0.001
+        lambda rig: load(rig, 10.0, 200.0, 0.1, random), shared, max_batch=8, prepare_s=0.001, finish_s=0.001
     )
     assert came["in time"] == came["admitted"] == sum(came.values()) - came["in time"], came
 
