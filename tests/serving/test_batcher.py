@@ -96,15 +96,16 @@ def test_a_frame_does_not_wait_for_others_beyond_its_deadline() -> None:
     assert rig.batches == [[1], [2]]
 
 
-def test_the_earliest_deadline_goes_first_and_frames_without_one_in_between() -> None:
+def test_the_earliest_deadline_goes_first_and_distant_ones_are_like_none() -> None:
     async def story(rig: Rig) -> None:
         tasks = [rig.send(0)]
         await asyncio.sleep(0.001)
         tasks += [rig.send(1, within=0.3), rig.send(2, "b"), rig.send(3, within=0.05), rig.send(4, within=0.2)]
+        tasks += [rig.send(5, "c", within=30.0), rig.send(6, "d", within=1.2)]
         await outcomes(tasks)
 
     _, rig = simulate(story, linear, max_batch=1)
-    assert rig.batches == [[0], [3], [2], [4], [1]]
+    assert rig.batches == [[0], [3], [4], [1], [2], [5], [6]]
 
 
 def test_preparation_goes_by_urgency_too() -> None:
@@ -117,21 +118,23 @@ def test_preparation_goes_by_urgency_too() -> None:
     assert rig.prepared.index(9) <= 2  # behind the one in the thread and the one handed over with it
 
 
-def test_frames_without_a_deadline_do_not_starve() -> None:
+@pytest.mark.parametrize("within", [None, 30.0])
+def test_frames_that_are_in_no_hurry_do_not_starve(within: float | None) -> None:
     async def story(rig: Rig) -> float:
         start = rig.clock()
-        patient = rig.send(1, "patient")
-        tasks = []
+        tasks = [rig.send(2, "hasty", within=0.04) for _ in range(2)]
+        await asyncio.sleep(0.001)
+        patient = rig.send(1, "patient", within)
         for _ in range(300):  # frames with deadlines as fast as the engine can take them
             tasks.append(rig.send(2, "hasty", within=0.04))
-            await asyncio.sleep(0.0101)
+            await asyncio.sleep(0.01)
             if patient.done():
                 break
         await outcomes(tasks)
         return rig.finished[1] - start
 
     waited_s, _ = simulate(story, linear, max_batch=1)
-    assert waited_s < 0.3
+    assert 0.5 < waited_s < 1.1
 
 
 def test_a_flood_without_deadlines_takes_turns_with_the_others() -> None:
