@@ -58,14 +58,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--engine-cache", type=_FOLDER, help="Where TensorRT keeps what it built, for quicker starts.")
 @click.option("--strict-provider", is_flag=True, help="Refuse to start on another provider or precision.")
 @click.option(
-    "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference."
+    "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference at most."
 )
 @click.option(
     "--max-wait-ms",
     type=float,
     default=_DEFAULTS["max_wait_ms"],
     show_default=True,
-    help="How long a frame waits for others that are on their way, to share an inference.",
+    help="How long a frame waits at most for others that are on their way, to share an inference.",
 )
 @click.option(
     "--max-queue", type=int, default=_DEFAULTS["max_queue"], show_default=True, help="Frames in work at once, over all."

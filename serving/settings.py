@@ -36,8 +36,8 @@ class ServerSettings:
         gpu_memory_mib: most GPU memory that the provider's arena takes; 0 sets no limit.
         engine_cache: folder where TensorRT keeps what it built; without it, it builds at every start.
         decode_threads: threads that decode, judge and encode; one frame occupies one at a time.
-        max_batch: most frames in one inference.
-        max_wait_ms: how long the first frame of a batch waits for others that are on their way.
+        max_batch: most frames in one inference; how many it is depends on what each size is measured to take.
+        max_wait_ms: longest wait of a frame for others that are on their way; shorter where waiting pays less.
         max_queue: most frames in work at once, over all callers.
         max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
         max_pixels: most pixels of one frame, checked before decoding.
@@ -125,8 +125,8 @@ class ServerSettings:
 
     @property
     def max_stream_frames(self) -> int:
-        """Most frames of one stream in work at once."""
-        return max(self.max_batch, self.max_queue // _STREAM_SHARE)
+        """Most frames of one stream in work at once; fewer while many streams share the server, but never below 2."""
+        return max(2, self.max_batch, self.max_queue // _STREAM_SHARE)
 
 
 def is_loopback(address: str) -> bool:

@@ -999,11 +999,11 @@ class Limits(_message.Message):
     max_request_bytes: _builtins.int
     max_reply_bytes: _builtins.int
     max_batch: _builtins.int
-    """Frames in one inference."""
+    """Frames in one inference, at most."""
     max_queue: _builtins.int
     """Frames in work at once; more are OVERLOADED (single calls) or wait (streams)."""
     max_stream_frames: _builtins.int
-    """Frames in work at once of one stream."""
+    """Frames in work at once of one stream, at most; see InspectResponse.credits."""
     def __init__(
         self,
         *,
