@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a candidate did: median ms a frame by batch size, or why it may not serve."""
+    """What a candidate did: typical ms a frame by batch size, or why it may not serve."""
 
     candidate: Candidate
     gate: str
@@ -112,14 +112,20 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
             samples[key].append(value)
         if number + 1 >= _LEAST_ROUNDS and time.monotonic() - started >= seconds:
             break
+    base = next(iter(samples.values()), [])
     return [
         Result(
             candidate,
             gates[candidate.provider, candidate.precision],
-            {size: float(np.median(samples[candidate, size])) for size in _BATCHES} if candidate in engines else {},
+            {size: _typical(samples[candidate, size], base) for size in _BATCHES} if candidate in engines else {},
         )
         for candidate in tried
     ]
+
+
+def _typical(times: list[float], base: list[float]) -> float:
+    """Median of ``times`` (ms, one a round) in units of the base of the same round: a slow round changes little."""
+    return float(np.median(np.array(times) / base) * np.median(base))
 
 
 def choose(results: list[Result]) -> tuple[Result, str]:

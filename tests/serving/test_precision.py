@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import defectlens
 from serving import InspectionServer, ServerSettings
-from serving.tune import Candidate, candidates, choose
+from serving.tune import Candidate, _typical, candidates, choose
 from serving.tune import Result as Measured
 from serving.tuned import Tuned, fingerprint, read_tuned, usable_cores, write_tuned
 from tests.fakes import make_bundle, part
@@ -142,6 +142,11 @@ class TestTune:
         assert choose([plain, self.measured("openvino", {}, "it differs")])[0] is plain
         with pytest.raises(ParityError, match="it differs"):
             choose([self.measured("cpu", {}, "it differs")])
+
+
+def test_a_slow_round_changes_nothing() -> None:
+    """In the second round something else held the machine, for both alike."""
+    assert _typical([5.0, 50.0, 5.2], [10.0, 100.0, 10.4]) == pytest.approx(0.5 * 10.4)
 
 
 class TestTunedFile:
