@@ -25,14 +25,16 @@ def test_a_row_is_judged_in_its_direction(value: float | None, better: str, verd
 @pytest.mark.slow
 def test_the_table_ends_with_one_json_line(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.serving", "--bundle", str(bundle), "--rounds", "1", "--seconds", "0.5"]
-    command += ["--rows", "throughput,latency,overhead,rivals,overload,start,record", "--frame", "320x240"]
+    command += ["--rows", "throughput,latency,overhead,rivals,overload,start,record,soak", "--frame", "320x240"]
+    command += ["--minutes", "0.01"]
     done = subprocess.run([*command, "--rivals", str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     values = {row["measure"]: row["value"] for row in rows}
-    assert len(rows) == 10
+    assert len(rows) == 12
     skipped = [row for row in rows if row["verdict"] == "skipped" and "no environment" in row["note"]]
     assert len(skipped) == 3
+    assert values["90 % load: frames without an answer"] == 0
     # A server and its bare engine differ by factors, not by orders of magnitude: else something was measured wrongly.
     assert 0.01 < values["throughput through gRPC / best in-process loop, JPEG"] < 10
     assert 0.01 < values["trivial model, 256x256 raw: requests/s / bare loop"] < 10
