@@ -13,7 +13,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of, trace_metadata
+from serving.calls import (
+    RETRIED,
+    Ledger,
+    RetryPolicy,
+    as_request,
+    channel_options,
+    error_of,
+    pause_after,
+    trace_metadata,
+)
 from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
 from serving.wire_reply import reply_from_proto
@@ -98,19 +107,21 @@ class AsyncInspectionClient:
         *,
         in_flight: int = 8,
         timeout_s: float | None = None,
+        newest_frame_wins: bool = False,
     ) -> AsyncGenerator[StreamAnswer, None]:
         """Inspect many frames over one call; see ``InspectionClient.inspect_stream``."""
-        ledger = Ledger(time.monotonic)
-        credit, all_sent = asyncio.Semaphore(in_flight), asyncio.Event()
+        ledger = Ledger(time.monotonic, in_flight=in_flight, newest_frame_wins=newest_frame_wins)
+        answered, all_sent = asyncio.Event(), asyncio.Event()
         source_errors: list[BaseException] = []
 
         async def send() -> AsyncIterator[pb.InspectRequest]:
             try:
                 async for item in _each(requests):
                     request = as_request(item)
-                    await credit.acquire()
-                    ledger.send(request)
-                    yield wire.request_to_proto(request)
+                    while not ledger.has_room:
+                        answered.clear()
+                        await answered.wait()
+                    yield ledger.send(request)
                 all_sent.set()
             except Exception as error:  # the caller's iterator may raise anything; the caller gets it back
                 source_errors.append(error)
@@ -119,7 +130,7 @@ class AsyncInspectionClient:
         try:
             async for message in call:
                 answer = ledger.answer(message)
-                credit.release()
+                answered.set()
                 yield answer
         except grpc.RpcError as failure:
             if all_sent.is_set() and not len(ledger):
@@ -146,7 +157,10 @@ class AsyncInspectionClient:
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address)
             pause = next(pauses, None)
-            if not isinstance(error, RETRIED) or pause is None or time.monotonic() + pause >= until:
+            if not isinstance(error, RETRIED) or pause is None:
+                raise error
+            pause = pause_after(error, pause)
+            if time.monotonic() + pause >= until:
                 raise error
             await asyncio.sleep(pause)
 

@@ -13,7 +13,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of, trace_metadata
+from serving.calls import (
+    RETRIED,
+    Ledger,
+    RetryPolicy,
+    as_request,
+    channel_options,
+    error_of,
+    pause_after,
+    trace_metadata,
+)
 from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
 from serving.wire_reply import reply_from_proto
@@ -108,19 +117,27 @@ class InspectionClient:
             time.sleep(_READY_PAUSE_S)
 
     def inspect_stream(
-        self, requests: Iterable[FrameRequest], *, in_flight: int = 8, timeout_s: float | None = None
+        self,
+        requests: Iterable[FrameRequest],
+        *,
+        in_flight: int = 8,
+        timeout_s: float | None = None,
+        newest_frame_wins: bool = False,
     ) -> Generator[StreamAnswer, None, None]:
         """Inspect many frames over one call; answers come as they are ready, so perhaps out of order.
 
-        ``requests`` is read as answers come in, from another thread, with at most ``in_flight`` frames out at once. A
-        bad frame is an answer with its error. If the stream itself breaks, the frames that are out are answered with
-        the error, and it is raised afterwards; so is an error of ``requests``, once what was sent is answered.
+        ``requests`` is read as answers come in, from another thread, with at most ``in_flight`` frames out at once, or
+        fewer while the server gives fewer credits. A bad frame is an answer with its error. If the stream itself
+        breaks, the frames that are out are answered with the error, and it is raised afterwards; so is an error of
+        ``requests``, once what was sent is answered.
 
         Args:
             timeout_s: deadline of the whole stream; none by default.
+            newest_frame_wins: for live pictures: a frame whose inference has not begun when the next one of its camera
+                comes in is answered with ``SupersededError``, so that a slow server never falls behind.
         """
-        ledger, lock = Ledger(time.monotonic), threading.Lock()
-        credit = threading.Semaphore(in_flight)
+        ledger = Ledger(time.monotonic, in_flight=in_flight, newest_frame_wins=newest_frame_wins)
+        changed = threading.Condition()
         over, all_sent = threading.Event(), threading.Event()
         source_errors: list[BaseException] = []
 
@@ -128,12 +145,12 @@ class InspectionClient:
             try:
                 for item in requests:
                     request = as_request(item)
-                    credit.acquire()
-                    if over.is_set():
-                        return
-                    with lock:
-                        ledger.send(request)
-                    yield wire.request_to_proto(request)
+                    with changed:
+                        changed.wait_for(lambda: over.is_set() or ledger.has_room)
+                        if over.is_set():
+                            return
+                        message = ledger.send(request)
+                    yield message
                 all_sent.set()
             except Exception as error:  # the caller's iterator may raise anything; the caller gets it back
                 source_errors.append(error)
@@ -141,9 +158,9 @@ class InspectionClient:
         call = self._stub.InspectStream(send(), timeout=timeout_s, metadata=trace_metadata())
         try:
             for message in call:
-                with lock:
+                with changed:
                     answer = ledger.answer(message)
-                credit.release()
+                    changed.notify()
                 yield answer
         except grpc.RpcError:
             over.set()
@@ -154,7 +171,8 @@ class InspectionClient:
             raise broken from None
         finally:
             over.set()
-            credit.release()
+            with changed:
+                changed.notify()
             call.cancel()
         if source_errors:
             raise source_errors[0]
@@ -171,6 +189,9 @@ class InspectionClient:
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address)
             pause = next(pauses, None)
-            if not isinstance(error, RETRIED) or pause is None or time.monotonic() + pause >= until:
+            if not isinstance(error, RETRIED) or pause is None:
+                raise error
+            pause = pause_after(error, pause)
+            if time.monotonic() + pause >= until:
                 raise error
             time.sleep(pause)

@@ -6,18 +6,35 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
 from serving.fleet import Fleet
+from serving.pipeline import Newest
 from serving.status import abort
-from serving.streams import answer_stream
+from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
 from serving.wire_status import status_to_proto
-from vision.errors import DefectLensError, ShuttingDownError
+from vision.errors import DefectLensError, SettingsError, ShuttingDownError
+
+# Cameras of one stream that may ask for something of their own.
+_MOST_CAMERAS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Whose frame it is: the deadline of its call, its trace, whom frames without a camera's name count for, and of a
+    stream the cameras whose newest frame wins (None: a single call).
+    """
+
+    deadline: float | None
+    trace: Any
+    peer: str
+    live: dict[str, Newest] | None = None
 
 
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
@@ -27,6 +44,8 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self.draining = asyncio.Event()
         self._fleet = fleet
         self._telemetry = telemetry
+        limits = fleet.default.info.limits
+        self._shares = Shares(limits.max_stream_frames, limits.max_queue)
         self._open_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -40,7 +59,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.InspectResponse:
         self._count_until_done(context)
         try:
-            return await self._answer(request, self._deadline(context), self._trace(context), accepted=False)
+            return await self._answer(request, _Caller(self._deadline(context), self._trace(context), context.peer()))
         except DefectLensError as error:
             await abort(context, error)
 
@@ -48,18 +67,18 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: Any
     ) -> AsyncIterator[pb.InspectResponse]:
         self._count_until_done(context)
-        deadline, trace = self._deadline(context), self._trace(context)
+        caller = _Caller(self._deadline(context), self._trace(context), context.peer(), live={})
 
         async def answer(request: pb.InspectRequest) -> pb.InspectResponse:
             try:
-                return await self._answer(request, deadline, trace, accepted=True)
+                return await self._answer(request, caller)
             except DefectLensError as error:
                 return error_to_proto(error, self._fleet.default.info, request.request_id)
 
-        most = self._fleet.default.info.limits.max_stream_frames
         try:
-            async with aclosing(answer_stream(request_iterator, answer, most, self.draining)) as answers:
+            async with aclosing(answer_stream(request_iterator, answer, self._shares, self.draining)) as answers:
                 async for reply in answers:
+                    reply.credits = self._shares.credits
                     yield reply
         except ShuttingDownError as error:
             await abort(context, error)
@@ -79,16 +98,21 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.GetStatusResponse:
         return status_to_proto(await asyncio.to_thread(self._telemetry.status, self._fleet.served))
 
-    async def _answer(
-        self, message: pb.InspectRequest, deadline: float | None, trace: Any, *, accepted: bool
-    ) -> pb.InspectResponse:
+    async def _answer(self, message: pb.InspectRequest, caller: _Caller) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
-            with self._telemetry.frame(message.request_id, message.camera_id, trace) as record:
+            with self._telemetry.frame(message.request_id, message.camera_id, caller.trace) as record:
                 request = record.request = wire.request_from_proto(message)
                 served = self._fleet.choose(request.model, request.model_version)
-                result = await served.inspect(request, deadline=deadline, accepted=accepted)
+                newest = None if caller.live is None else _newest(message, caller.live)
+                result = await served.inspect(
+                    request,
+                    camera=request.camera_id or caller.peer,
+                    deadline=caller.deadline,
+                    accepted=caller.live is not None,
+                    newest=newest,
+                )
                 reply = reply_to_proto(result, request, served.info, message.request_id)
                 record.result = result
                 self._fleet.observe(served, request, message.request_id, result.inspection)
@@ -118,3 +142,18 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self._open_calls -= 1
         if not self._open_calls:
             self._idle.set()
+
+
+def _newest(message: pb.InspectRequest, live: dict[str, Newest]) -> Newest | None:
+    """What the frame supersedes, after it has had its say about its camera."""
+    camera = message.camera_id
+    if message.HasField("stream"):
+        if not message.stream.newest_frame_wins:
+            live.pop(camera, None)
+        elif camera not in live:
+            if len(live) >= _MOST_CAMERAS:
+                raise SettingsError(
+                    f"{_MOST_CAMERAS} cameras of this stream have the newest frame win already; open another stream"
+                )
+            live[camera] = Newest()
+    return live.get(camera)

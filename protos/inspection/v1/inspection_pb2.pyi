@@ -168,6 +168,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     PARITY_BROKEN: _ErrorCode.ValueType  # 19
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
+    SUPERSEDED: _ErrorCode.ValueType  # 22
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """One value for each error that a caller may meet; numbers never change their meaning."""
@@ -194,6 +195,7 @@ PROVIDER_UNAVAILABLE: ErrorCode.ValueType  # 18
 PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
+SUPERSEDED: ErrorCode.ValueType  # 22
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -210,6 +212,7 @@ class InspectRequest(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
@@ -234,6 +237,10 @@ class InspectRequest(_message.Message):
     def raw(self) -> Global___RawImage: ...
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
+    @_builtins.property
+    def stream(self) -> Global___StreamOptions:
+        """InspectStream only: holds for this frame and the later ones with its camera_id."""
+
     def __init__(
         self,
         *,
@@ -247,17 +254,44 @@ class InspectRequest(_message.Message):
         encoded: _builtins.bytes = ...,
         raw: Global___RawImage | None = ...,
         outputs: Global___Outputs | None = ...,
+        stream: Global___StreamOptions | None = ...,
         model_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
 
 Global___InspectRequest: _TypeAlias = InspectRequest  # noqa: Y015
+
+@_typing.final
+class StreamOptions(_message.Message):
+    """How one camera's frames on one stream are treated. Where it is not set, as before on this stream; at first, as here
+    with every field unset.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FRAME_WINS_FIELD_NUMBER: _builtins.int
+    newest_frame_wins: _builtins.bool
+    """A frame of which the inference has not begun is answered with NO_VERDICT and the error SUPERSEDED as soon as the
+    stream's next frame with the same camera_id comes in. For live pictures, never for parts.
+    """
+    def __init__(
+        self,
+        *,
+        newest_frame_wins: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_frame_wins", b"newest_frame_wins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
 
 @_typing.final
 class RawImage(_message.Message):
@@ -411,6 +445,7 @@ class InspectResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     FRAME_WIDTH_FIELD_NUMBER: _builtins.int
     FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
@@ -428,6 +463,13 @@ class InspectResponse(_message.Message):
     """In px."""
     frame_height: _builtins.int
     """In px."""
+    credits: _builtins.int
+    """InspectStream only: how many frames of this stream the client may have out (sent, and no answer received yet),
+    this answer's frame no longer counting, from now until another answer says otherwise. >= 1; 0, from a server that
+    knows no credits, says nothing. It shrinks while many streams share the server and grows again afterwards. Before
+    the first answer the client may have Limits.max_stream_frames out. Frames beyond it are not refused: the server
+    stops reading the stream, and they wait in the network.
+    """
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """All classes, in the model's order."""
@@ -485,10 +527,11 @@ class InspectResponse(_message.Message):
         error: Global___Error | None = ...,
         frame_width: _builtins.int = ...,
         frame_height: _builtins.int = ...,
+        credits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
@@ -724,19 +767,23 @@ class Provider(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """ONNX Runtime's name, e.g. CUDAExecutionProvider."""
+    """E.g. CUDAExecutionProvider or OpenVINO."""
     fallback: _builtins.bool
     """True if it is not the one that was asked for."""
+    precision: _builtins.str
+    """What it really computes in: fp32, bf16, fp16 or int8. Empty from servers that know fp32 only."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fallback: _builtins.bool = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "name", b"name", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -803,6 +850,7 @@ class GetModelResponse(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     TOLERANCES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    GATE_JSON_FIELD_NUMBER: _builtins.int
     created: _builtins.str
     """ISO 8601."""
     good_class: _builtins.str
@@ -818,6 +866,8 @@ class GetModelResponse(_message.Message):
     """Agreement of the exported model with the trained one, as JSON."""
     provenance_json: _builtins.str
     """Data, code and settings that it came from, as JSON."""
+    gate_json: _builtins.str
+    """What the engine showed before it was let in: differences from the golden frames, as JSON."""
     @_builtins.property
     def model(self) -> Global___ModelIdentity: ...
     @_builtins.property
@@ -827,7 +877,9 @@ class GetModelResponse(_message.Message):
     @_builtins.property
     def provider(self) -> Global___Provider: ...
     @_builtins.property
-    def tolerances(self) -> Global___Tolerances: ...
+    def tolerances(self) -> Global___Tolerances:
+        """In fp32; what holds below it is in gate_json."""
+
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     def __init__(
@@ -847,10 +899,11 @@ class GetModelResponse(_message.Message):
         provider: Global___Provider | None = ...,
         tolerances: Global___Tolerances | None = ...,
         limits: Global___Limits | None = ...,
+        gate_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015

@@ -61,7 +61,8 @@ class InspectionServiceServicer:
 
     def Inspect(self, request, context):
         """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+        trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,8 +71,9 @@ class InspectionServiceServicer:
     def InspectStream(self, request_iterator, context):
         """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
         answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-        goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-        frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+        goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+        stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+        with UNAVAILABLE; frames without an answer can be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

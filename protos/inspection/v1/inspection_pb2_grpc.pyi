@@ -38,13 +38,15 @@ class InspectionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InspectionServiceAsyncStub: ...
     Inspect: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]
     """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+    trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
     """
     InspectStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]
     """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
     answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-    goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-    frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+    goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+    stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+    with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]
     """What is served under a name: model, operating point, provider, limits."""
@@ -56,13 +58,15 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Inspect: _aio.UnaryUnaryMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]  # type: ignore[assignment]
     """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+    trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
     """
     InspectStream: _aio.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]  # type: ignore[assignment]
     """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
     answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-    goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-    frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+    goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+    stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+    with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is served under a name: model, operating point, provider, limits."""
@@ -77,7 +81,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.InspectResponse, _abc.Awaitable[_inspection_pb2.InspectResponse]]:
         """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+        trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
         """
 
     @_abc_1.abstractmethod
@@ -88,8 +93,9 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.InspectResponse], _abc.AsyncIterator[_inspection_pb2.InspectResponse]]:
         """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
         answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-        goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-        frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+        goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+        stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+        with UNAVAILABLE; frames without an answer can be sent again.
         """
 
     @_abc_1.abstractmethod
