@@ -25,7 +25,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
-@click.option("--address", default=_DEFAULTS["address"], show_default=True, help="HOST:PORT; port 0 takes a free one.")
+@click.option(
+    "--address",
+    default=_DEFAULTS["address"],
+    show_default=True,
+    help="HOST:PORT, port 0 takes a free one; or unix:/PATH.",
+)
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -51,6 +56,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--threads", type=int, default=_DEFAULTS["threads"], help="CPU threads of an inference; 0 chooses itself."
 )
 @click.option("--max-pixels", type=int, default=_DEFAULTS["max_pixels"], show_default=True, help="Of one frame.")
+@click.option(
+    "--max-shared-bytes",
+    type=int,
+    default=_DEFAULTS["max_shared_bytes"],
+    show_default=True,
+    help="Memory that cameras on this machine may share, all together; 0 for none.",
+)
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode JPEGs much larger than the model's input at a reduced scale; changes scores (docs/experiments.md).",
+)
 @click.option(
     "--drain-seconds",
     type=float,
@@ -116,7 +133,7 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
 
 
 @click.command()
-@click.option("--server", required=True, metavar="ADDR", help="HOST:PORT of a running server.")
+@click.option("--server", required=True, metavar="ADDR", help="HOST:PORT or unix:/PATH of a running server.")
 @click.option("--source", required=True, help="Folder, quoted glob, image, video file or address, or camera index.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for answers.jsonl and overlays.")
 @click.option("--overlays", is_flag=True, help="Write a picture of every frame with what the model saw.")

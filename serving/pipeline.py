@@ -125,7 +125,10 @@ class Pipeline:
         self._to_infer += 1
         try:
             prepared, wait_s, _ = await self._in_pool(
-                deadline, lambda: prepare(request, self._manifest, self._settings.max_pixels)
+                deadline,
+                lambda: prepare(
+                    request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode
+                ),
             )
             return prepared, wait_s, await self._batcher.submit(prepared.pixels, deadline)
         finally:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,7 +20,9 @@ from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving.messages import Limits, ModelIdentity, ModelInfo
 from serving.pipeline import Pipeline
 from serving.servicer import InspectionServicer
-from serving.settings import ServerSettings
+from serving.settings import ServerSettings, socket_path
+from serving.shared_frames import SharedFrames
+from serving.sockets import identity_of, remove_socket, room_for
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
@@ -43,8 +46,10 @@ class InspectionServer:
 
     def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] | None = None) -> None:
         self.telemetry = Telemetry()
+        self.shared_frames = SharedFrames(settings.offered_shared_bytes, settings.address)
         self._settings = settings
         self._clock = clock
+        self._socket: tuple[Path, tuple[int, int]] | None = None
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -75,7 +80,7 @@ class InspectionServer:
         _log.info("event=golden_frames_agree differences=%r", worst)
         clock = {} if self._clock is None else {"clock": self._clock}
         self._pipeline = Pipeline(bundle.manifest, engine, settings, **clock)
-        self._servicer = InspectionServicer(self._pipeline, self.info, self.telemetry)
+        self._servicer = InspectionServicer(self._pipeline, self.info, self.telemetry, self.shared_frames)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         self.address = self._bind()
@@ -126,19 +131,29 @@ class InspectionServer:
         await self._server.stop(_LAST_CALLS_S)
         await closing
         await self._pipeline.close()
+        if self._socket is not None:
+            remove_socket(*self._socket)
         _log.info("event=stopped %s", self.telemetry.summary())
 
     def _bind(self) -> str:
         address = self._settings.address
-        host = address.rpartition(":")[0]
+        path = socket_path(address)
+        if path is not None:
+            with room_for(path):
+                self._listen(f"unix:{path}")
+                self._socket = path, identity_of(path)
+            return f"unix:{path}"
+        return f"{address.rpartition(':')[0]}:{self._listen(address)}"
+
+    def _listen(self, address: str) -> int:
         try:
-            port = self._server.add_insecure_port(address)
+            port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise SettingsError(
                 f"{address} cannot be listened on: another server is there, or it is no address of this machine; "
                 "choose another one, or port 0 for any free port"
             ) from error
-        return f"{host}:{port}"
+        return port
 
 
 class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no types
@@ -183,7 +198,9 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelI
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
             max_stream_frames=settings.max_stream_frames,
+            max_shared_bytes=settings.offered_shared_bytes,
         ),
+        fast_decode=settings.fast_decode,
     )
 
 

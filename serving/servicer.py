@@ -13,6 +13,7 @@ from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
 from serving.messages import ModelInfo
 from serving.pipeline import Pipeline
+from serving.shared_frames import SharedFrames
 from serving.status import ERROR_KEY, message_of, status_of
 from serving.streams import answer_stream
 from serving.telemetry import Telemetry
@@ -23,11 +24,12 @@ from vision.errors import DefectLensError, ShuttingDownError
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
     """One pipeline over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, pipeline: Pipeline, info: ModelInfo, telemetry: Telemetry) -> None:
+    def __init__(self, pipeline: Pipeline, info: ModelInfo, telemetry: Telemetry, shared: SharedFrames) -> None:
         self.draining = asyncio.Event()
         self._pipeline = pipeline
         self._info = info
         self._telemetry = telemetry
+        self._shared = shared
         self._open_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,6 +74,20 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.GetModelResponse:
         return wire.model_to_proto(self._info)
 
+    async def ShareMemory(  # type: ignore[override]  # noqa: N802, what grpc.aio also takes
+        self, request: pb.ShareMemoryRequest, context: Any
+    ) -> None:
+        # Written to the context and not yielded: a caller that dies then cancels this very wait, and no generator that
+        # somebody has to finish stands between it and the memory.
+        try:
+            with self._shared.opened(request.pid, request.fd, request.size, request.proof) as region:
+                await context.write(pb.ShareMemoryResponse(region=region))
+                await self.draining.wait()
+                await self.wait_until_idle()
+                raise ShuttingDownError("the server is shutting down; share the memory with the next one")
+        except DefectLensError as error:
+            await _abort(context, error)
+
     async def _answer(
         self, message: pb.InspectRequest, deadline: float | None, *, accepted: bool
     ) -> pb.InspectResponse:
@@ -79,7 +95,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
             with self._telemetry.frame(message.request_id) as record:
-                request = record.request = wire.request_from_proto(message)
+                request = record.request = wire.request_from_proto(message, self._shared.view)
                 result = await self._pipeline.inspect(request, deadline=deadline, accepted=accepted)
                 reply = reply_to_proto(result, request, self._info, message.request_id)
                 record.result = result

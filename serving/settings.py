@@ -17,6 +17,9 @@ _MESSAGE_MARGIN = 16 * _MIB
 _LEAST_MESSAGE = 64 * _MIB
 # One stream must be able to fill a batch, and must not fill the whole server.
 _STREAM_SHARE = 4
+_UNIX = "unix:"
+# sockaddr_un holds 108 bytes, one of which ends the path.
+_LONGEST_PATH = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class ServerSettings:
 
     Args:
         bundle: folder of the bundle.
-        address: ``host:port``; port 0 takes a free one.
+        address: ``host:port``, where port 0 takes a free one, or ``unix:/path`` of a socket to be made.
         provider: the execution provider asked for.
         strict_provider: refuse to start on another provider than the one asked for.
         threads: CPU threads of one inference; 0 leaves the choice to ONNX Runtime.
@@ -35,6 +38,9 @@ class ServerSettings:
         max_queue: most frames in work at once, over all callers.
         max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
         max_pixels: most pixels of one frame, checked before decoding.
+        max_shared_bytes: most bytes of shared memory, over all regions of all cameras on this machine; 0 offers none.
+        fast_decode: decode JPEGs much larger than the model's input at a reduced scale. Scores then differ from those
+            of a full decode by far more than ``SCORE_TOLERANCE`` (docs/experiments.md).
         drain_seconds: how long a shutdown waits for accepted frames.
     """
 
@@ -49,11 +55,13 @@ class ServerSettings:
     max_queue: int = 64
     max_queue_bytes: int = 2048 * _MIB
     max_pixels: int = MAX_PIXELS
+    max_shared_bytes: int = 4096 * _MIB
+    fast_decode: bool = False
     drain_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
-        least |= {"max_queue_bytes": 1, "max_pixels": 1, "drain_seconds": 0}
+        least |= {"max_queue_bytes": 1, "max_pixels": 1, "max_shared_bytes": 0, "drain_seconds": 0}
         for name, smallest in least.items():
             if not getattr(self, name) >= smallest:
                 raise SettingsError(f"{name} must be >= {smallest}; got {getattr(self, name)}")
@@ -61,14 +69,17 @@ class ServerSettings:
             raise SettingsError(
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
-        host, colon, port = self.address.rpartition(":")
-        if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {self.address!r}")
+        check_address(self.address)
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.address)
+
+    @property
+    def offered_shared_bytes(self) -> int:
+        """``max_shared_bytes`` where every caller is on this machine, 0 elsewhere: nobody else could share memory."""
+        return self.max_shared_bytes if self.is_loopback else 0
 
     @property
     def max_request_bytes(self) -> int:
@@ -97,6 +108,30 @@ class ServerSettings:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether ``host:port`` never leaves this machine."""
+    """Whether an address never leaves this machine."""
     host = address.rpartition(":")[0]
-    return host == "localhost" or host.startswith("127.") or host == "[::1]"
+    return address.startswith(_UNIX) or host == "localhost" or host.startswith("127.") or host == "[::1]"
+
+
+def socket_path(address: str) -> Path | None:
+    """The file of ``unix:PATH``; None for ``host:port``."""
+    return Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
+
+
+def check_address(address: str) -> None:
+    """Refuse what is no address.
+
+    Raises:
+        SettingsError: neither ``host:port`` nor ``unix:/path``.
+    """
+    path = socket_path(address)
+    if path is not None:
+        if not path.is_absolute() or len(os.fsencode(path)) > _LONGEST_PATH:
+            raise SettingsError(
+                f"a Unix socket is unix: and an absolute path of at most {_LONGEST_PATH} bytes, for example "
+                f"unix:/run/defectlens.sock; got {address!r}"
+            )
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"an address is HOST:PORT or unix:/PATH, for example 127.0.0.1:50051; got {address!r}")

@@ -44,15 +44,12 @@ class PixelFormat(enum.IntEnum):
     RGB8 = 5
     BGR8 = 6
 
-
-_BYTES_PER_PIXEL = {
-    PixelFormat.MONO8: 1,
-    PixelFormat.MONO12: 2,
-    PixelFormat.MONO16: 2,
-    PixelFormat.BAYER_RG8: 1,
-    PixelFormat.RGB8: 3,
-    PixelFormat.BGR8: 3,
-}
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of all channels together."""
+        if self in (PixelFormat.RGB8, PixelFormat.BGR8):
+            return 3
+        return 2 if self in (PixelFormat.MONO12, PixelFormat.MONO16) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +151,8 @@ def decode_raw(
     """
     if not len(data):
         raise EmptyRequestError("the request carries no pixels; set encoded or raw image bytes")
-    if width < 1 or height < 1:
-        raise RawSizeError(f"width and height must be >= 1; got {width}x{height}")
     if width * height > max_pixels:
         raise ImageTooLargeError(too_large(width, height, max_pixels))
-    size = _BYTES_PER_PIXEL[pixel_format]
-    row = width * size
-    stride = stride or row
-    needed = stride * (height - 1) + row
-    if stride < row or not needed <= len(data) <= stride * height:
-        raise RawSizeError(
-            f"{width}x{height} {pixel_format.name} with a stride of {stride} bytes takes {needed} to {stride * height} "
-            f"bytes and a stride of at least {row}; got {len(data)} bytes; check width, height, stride and pixel format"
-        )
-    if pixel_format in (PixelFormat.MONO12, PixelFormat.MONO16) and stride % 2:
-        raise RawSizeError(f"{pixel_format.name} needs an even stride; got {stride}")
     return _raw_frame(data, width, height, stride, pixel_format, white_level)
 
 
@@ -196,12 +180,24 @@ def raw_pixels(
 ) -> NDArray[Any]:
     """The bytes seen as pixels, without a copy: ``[H, W]`` uint8 or, in two-byte formats, uint16; ``[H, W, 3]`` uint8.
 
-    ``stride`` and the number of bytes must fit; ``decode_raw`` checks them.
+    Raises:
+        RawSizeError: the number of bytes does not fit width, height and stride.
     """
-    size = _BYTES_PER_PIXEL[pixel_format]
+    if width < 1 or height < 1:
+        raise RawSizeError(f"width and height must be >= 1; got {width}x{height}")
+    row = width * pixel_format.bytes_per_pixel
+    stride = stride or row
+    needed = stride * (height - 1) + row
+    if stride < row or not needed <= len(data) <= stride * height:
+        raise RawSizeError(
+            f"{width}x{height} {pixel_format.name} with a stride of {stride} bytes takes {needed} to {stride * height} "
+            f"bytes and a stride of at least {row}; got {len(data)} bytes; check width, height, stride and pixel format"
+        )
+    if pixel_format in (PixelFormat.MONO12, PixelFormat.MONO16) and stride % 2:
+        raise RawSizeError(f"{pixel_format.name} needs an even stride; got {stride}")
     channels = 3 if pixel_format in (PixelFormat.RGB8, PixelFormat.BGR8) else 1
-    item = size // channels
-    shape, strides = (height, width, channels), (stride or width * size, size, item)
+    item = pixel_format.bytes_per_pixel // channels
+    shape, strides = (height, width, channels), (stride, item * channels, item)
     view: NDArray[Any] = np.ndarray(shape, np.dtype(f"<u{item}"), data, strides=strides)
     return view if channels == 3 else view[:, :, 0]
 
