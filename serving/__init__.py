@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     )
     from serving.server import InspectionServer
     from serving.settings import ServerSettings
+    from serving.shared_memory import AsyncSharedMemory, SharedMemory, SharedSlot
 
 __all__ = [
     "ALL",
     "AsyncInspectionClient",
+    "AsyncSharedMemory",
     "EncodedImage",
     "FrameRequest",
     "InspectionClient",
@@ -45,16 +47,21 @@ __all__ = [
     "RawImage",
     "RetryPolicy",
     "ServerSettings",
+    "SharedMemory",
+    "SharedSlot",
     "StreamAnswer",
     "Timings",
 ]
 
 _ELSEWHERE = {
     "AsyncInspectionClient": "serving.aio_client",
+    "AsyncSharedMemory": "serving.shared_memory",
     "InspectionClient": "serving.client",
     "InspectionServer": "serving.server",
     "RetryPolicy": "serving.calls",
     "ServerSettings": "serving.settings",
+    "SharedMemory": "serving.shared_memory",
+    "SharedSlot": "serving.shared_memory",
 }
 
 

@@ -17,6 +17,7 @@ import click
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say, set_up_logging
+from vision.errors import SettingsError
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -189,17 +190,21 @@ def inspect(
 
 
 @click.command()
-@click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
+@click.option("--bundle", type=_FOLDER, help="Folder that `defectlens export` wrote.")
+@click.option("--server", metavar="ADDR", help="HOST:PORT or unix:/PATH of a running server, instead of a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON line.")
 @exits_cleanly
-def info(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle is and what it can do; refuses a damaged one.
+def info(bundle: Path | None, server: str | None, as_json: bool) -> None:
+    """Show what a bundle is and what it can do, and refuse a damaged one; or what a server serves, and how.
 
     \b
     Example:
       defectlens info --bundle bundles/parts
+      defectlens info --server 127.0.0.1:50051
     """
-    facts = plain(_facts(load_bundle(bundle)))
+    if (bundle is None) == (server is None):
+        raise SettingsError("take either --bundle FOLDER or --server ADDR")
+    facts = plain(_facts(load_bundle(bundle)) if bundle is not None else _served_facts(str(server)))
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
@@ -231,6 +236,16 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "provenance": manifest.provenance,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
     }
+
+
+def _served_facts(address: str) -> dict[str, Any]:
+    from serving.client import InspectionClient
+
+    with InspectionClient(address) as client:
+        facts = asdict(client.get_model(timeout_s=10.0))
+    for name in ("metrics", "parity", "provenance"):
+        facts[name] = json.loads(facts.pop(f"{name}_json"))
+    return facts
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def test_the_front_door_is_locked() -> None:
     assert serving.__all__ == [
         "ALL",
         "AsyncInspectionClient",
+        "AsyncSharedMemory",
         "EncodedImage",
         "FrameRequest",
         "InspectionClient",
@@ -101,6 +102,8 @@ def test_the_front_door_is_locked() -> None:
         "RawImage",
         "RetryPolicy",
         "ServerSettings",
+        "SharedMemory",
+        "SharedSlot",
         "StreamAnswer",
         "Timings",
     ]
