@@ -129,7 +129,7 @@ def share(stub: Any, address: str, slots: int, slot_bytes: int, timeout_s: float
         late = threading.Timer(timeout_s, call.cancel)
         late.start()
         try:
-            response: pb.ShareMemoryResponse = next(call)
+            response: pb.ShareMemoryResponse | None = next(call, None)
         except grpc.RpcError:
             raise _refused(call, address) from None
         finally:
@@ -137,6 +137,8 @@ def share(stub: Any, address: str, slots: int, slot_bytes: int, timeout_s: float
     finally:
         memory.close_file()
     try:
+        if response is None:
+            raise _silent(address)
         yield SharedMemory(memory, response.region)
     finally:
         call.cancel()
@@ -152,13 +154,15 @@ async def share_async(
     try:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await anext(aiter(call))
+                response: pb.ShareMemoryResponse | None = await anext(aiter(call), None)
         except TimeoutError:
             raise _silent(address) from None
         except grpc.RpcError as failure:
             raise _refused(failure, address) from None
         finally:
             memory.close_file()
+        if response is None:
+            raise _silent(address)
         yield AsyncSharedMemory(memory, response.region)
     finally:
         call.cancel()
@@ -216,7 +220,7 @@ def _none_free(timeout_s: float | None) -> OverloadedError:
 
 
 def _silent(address: str) -> UnreachableError:
-    return UnreachableError(f"the server at {address} did not answer in time whether it takes shared memory; try again")
+    return UnreachableError(f"the server at {address} did not say in time whether it takes shared memory; try again")
 
 
 def _refused(call: Any, address: str) -> Exception:

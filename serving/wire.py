@@ -20,7 +20,7 @@ from serving.messages import (
     RawImage,
 )
 from vision.decision import OperatingPoint
-from vision.errors import SettingsError, SharedMemoryError, UnsupportedFormatError
+from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
 
 View = Callable[[str, int, int], memoryview]
@@ -43,12 +43,7 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
     return message
 
 
-def no_shared_memory(region: str, offset: int, size: int) -> memoryview:  # noqa: ARG001, a View
-    """For readers of requests without shared memory."""
-    raise SharedMemoryError("the frame lies in shared memory, which nobody shares here; send its bytes")
-
-
-def request_from_proto(message: pb.InspectRequest, view: View = no_shared_memory) -> FrameRequest:
+def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
     """As the server reads it.
 
     Args:

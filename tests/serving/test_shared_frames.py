@@ -75,6 +75,21 @@ def test_only_memory_that_cannot_be_taken_away_is_mapped(frames: SharedFrames, t
     assert not mappings()
 
 
+def test_huge_pages_are_refused(frames: SharedFrames) -> None:
+    """Their pages can be missing at the time they are read."""
+    try:
+        fd = os.memfd_create("guest", os.MFD_HUGETLB | os.MFD_ALLOW_SEALING)
+    except OSError:
+        pytest.skip("this kernel has no huge pages")
+    try:
+        os.ftruncate(fd, 1 << 21)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        with pytest.raises(SharedMemoryError, match="huge pages"), frames.opened(os.getpid(), fd, 8192, PROOF):
+            pass
+    finally:
+        os.close(fd)
+
+
 def test_a_region_that_its_owner_cannot_shrink_any_more_is_read_safely(frames: SharedFrames) -> None:
     with memfd() as fd, frames.opened(os.getpid(), fd, 8192, PROOF) as region:
         with pytest.raises(PermissionError):
