@@ -83,7 +83,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
             with self._shared.opened(request.pid, request.fd, request.size, request.proof) as region:
                 await context.write(pb.ShareMemoryResponse(region=region))
                 await self.draining.wait()
-                await self.wait_until_idle()
+                await self.wait_until_idle()  # a stream may have read frames that it has not looked for yet
                 raise ShuttingDownError("the server is shutting down; share the memory with the next one")
         except DefectLensError as error:
             await _abort(context, error)

@@ -150,17 +150,19 @@ async def share_async(
 ) -> AsyncIterator[AsyncSharedMemory]:
     """What ``AsyncInspectionClient.shared_memory`` does."""
     memory = await asyncio.to_thread(_Memory, slots, slot_bytes)
-    call = stub.ShareMemory(memory.request())
     try:
+        call = stub.ShareMemory(memory.request())
         try:
             async with asyncio.timeout(timeout_s):
                 response: pb.ShareMemoryResponse | None = await anext(aiter(call), None)
         except TimeoutError:
+            call.cancel()
             raise _silent(address) from None
         except grpc.RpcError as failure:
             raise _refused(failure, address) from None
-        finally:
-            memory.close_file()
+    finally:
+        memory.close_file()
+    try:
         if response is None:
             raise _silent(address)
         yield AsyncSharedMemory(memory, response.region)

@@ -112,9 +112,8 @@ def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_
     decoded = time.perf_counter()
     pixels = to_model_input(frame, spec)
     if isinstance(image.data, memoryview) and np.may_share_memory(pixels, frame):
-        pixels = (
-            pixels.copy()
-        )  # a frame of the model's own size: whoever keeps its input must not keep a camera's memory
+        # A frame of the model's own size. Whoever keeps the input a little longer must not keep a camera's memory.
+        pixels = pixels.copy()
     done = time.perf_counter()
     return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0)
 

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,12 @@ import pytest
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
-from serving import FrameRequest, InspectionClient, Outputs, StreamAnswer
+from serving import AsyncInspectionClient, FrameRequest, InspectionClient, Outputs, StreamAnswer
 from serving.calls import error_of
 from tests.fakes import part
 from tests.serving.conftest import Serve, png
 from tests.serving.test_shared_frames import PROOF, mappings, memfd
-from vision.errors import OverloadedError, RawSizeError, SettingsError, SharedMemoryError
+from vision.errors import OverloadedError, RawSizeError, SettingsError, SharedMemoryError, UnreachableError
 from vision.preprocess import PixelFormat
 from vision.types import Verdict
 
@@ -221,6 +223,48 @@ async def test_any_numbers_in_a_request_are_answered_with_our_error(serve: Serve
                 await stub.ShareMemory(request).read()
             assert isinstance(error_of(caught.value, ""), SharedMemoryError)
         assert (await client.inspect(part())).inspection.verdict is Verdict.PASS
+
+
+class Mute(pb_grpc.InspectionServiceServicer):
+    """A server that never says whether it takes the memory, or says nothing and goes."""
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+
+    def ShareMemory(self, request: Any, context: Any) -> Iterator[pb.ShareMemoryResponse]:  # noqa: N802
+        self.leave.wait(10)
+        return iter(())
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_nobody_waits_forever_for_a_server_without_words(leaves: bool) -> None:
+    mute = Mute()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    pb_grpc.add_InspectionServiceServicer_to_server(mute, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    if leaves:
+        mute.leave.set()
+
+    def use() -> None:
+        with InspectionClient(address) as client, client.shared_memory(slots=1, slot_bytes=1, timeout_s=limit_s):
+            pytest.fail("nobody has taken the memory")
+
+    limit_s = 10.0 if leaves else 0.1
+    try:
+        with pytest.raises(UnreachableError, match="did not say"):
+            await asyncio.to_thread(use)
+        async with AsyncInspectionClient(address) as client:
+            with pytest.raises(UnreachableError, match="did not say"):
+                async with client.shared_memory(slots=1, slot_bytes=1, timeout_s=limit_s):
+                    pass
+    finally:
+        mute.leave.set()
+        server.stop(None).wait()
+    async with AsyncInspectionClient(address) as client:
+        with pytest.raises(UnreachableError, match="check the address"):
+            async with client.shared_memory(slots=1, slot_bytes=1):
+                pass
 
 
 async def test_20_megapixels_through_shared_memory(serve: Serve) -> None:
