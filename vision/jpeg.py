@@ -5,7 +5,6 @@ OpenCV uses the same library and gives the same pixels, but it passes over damag
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -38,8 +37,7 @@ def decode_jpeg(data: bytes, *, max_pixels: int, least: tuple[int, int] | None =
         if height * width > max_pixels:
             raise ImageTooLargeError(f"the JPEG image has {width}x{height} pixels, the limit is {max_pixels}")
         factor = 1 if least is None else _factor(height, width, least)
-        if colours in ("CMYK", "YCCK"):
-            return _decode_print(data)
+        # Four inks become RGB too, by the formula that OpenCV has.
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data,
             "GRAY" if colours == "Gray" else "RGB",
@@ -59,14 +57,6 @@ def is_complete(data: bytes) -> bool:
 def _factor(height: int, width: int, least: tuple[int, int]) -> int:
     rows, columns = (_OVERSAMPLING * side for side in least)
     return next((factor for factor in _FACTORS if height >= factor * rows and width >= factor * columns), 1)
-
-
-def _decode_print(data: bytes) -> Frame:
-    """Four inks, as no camera sends them; libjpeg cannot turn them into RGB, OpenCV can."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise _damaged("its pixels cannot be decoded", len(data))
-    return pixels.astype(np.uint8, copy=False)
 
 
 def _damaged(reason: str, size: int) -> ImageError:

@@ -52,6 +52,17 @@ def test_so_are_grey_ones() -> None:
     np.testing.assert_array_equal(decode_image(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
 
 
+@pytest.mark.parametrize("size", [(7, 9), (97, 131)])
+def test_so_are_those_of_four_inks(size: tuple[int, int]) -> None:
+    stream = BytesIO()
+    Image.fromarray(photo(*size)).convert("CMYK").save(stream, "JPEG")
+    data = stream.getvalue()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode_image(data), expected)
+    with pytest.raises(ImageError):
+        decode_image(data[: len(data) - 300] + b"\xff\xd9")
+
+
 @pytest.mark.parametrize("options", KINDS)
 def test_bytes_lost_inside_are_noticed(options: dict[str, Any]) -> None:
     data = jpeg(photo(240, 320), **options)
