@@ -16,6 +16,8 @@ _COMMANDS = {
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
+    "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),
+    "top": ("serving.top", "top", "Watch a running server in the terminal."),
     "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PROTO = "protos/inspection/v1/inspection.proto"
+PROTOS = ("protos/inspection/v1/inspection.proto", "protos/inspection/v1/admin.proto")
 GENERATED = tuple(
-    PROTO.replace(".proto", suffix) for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+    proto.replace(".proto", suffix)
+    for proto in PROTOS
+    for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 )
 
 
@@ -18,14 +20,15 @@ def generate(folder: Path) -> None:
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT}"),
         *(f"--{plugin}_out={folder}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")),
-        PROTO,
+        *PROTOS,
     ]
     # The mypy plugins are programs that lie beside the interpreter, which need not be on the PATH.
     plugins = [f"--plugin={name}={Path(sys.executable).parent / name}" for name in _PLUGINS]
     subprocess.run([*command[:3], *plugins, *command[3:]], check=True, cwd=ROOT, capture_output=True)  # noqa: S603
     # grpcio has no types of its own, so half of this stub's own `type: ignore` comments are wrong for mypy.
-    stub = folder / GENERATED[-1]
-    stub.write_text("# mypy: ignore-errors\n" + stub.read_text())
+    for proto in PROTOS:
+        stub = folder / proto.replace(".proto", "_pb2_grpc.pyi")
+        stub.write_text("# mypy: ignore-errors\n" + stub.read_text())
 
 
 _PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from serving.aio_client import AsyncInspectionClient
     from serving.calls import RetryPolicy
     from serving.client import InspectionClient
+    from serving.live import ServerStatus
     from serving.messages import (
         ALL,
         EncodedImage,
@@ -47,6 +48,7 @@ __all__ = [
     "RawImage",
     "RetryPolicy",
     "ServerSettings",
+    "ServerStatus",
     "SharedMemory",
     "SharedSlot",
     "StreamAnswer",
@@ -60,6 +62,7 @@ _ELSEWHERE = {
     "InspectionServer": "serving.server",
     "RetryPolicy": "serving.calls",
     "ServerSettings": "serving.settings",
+    "ServerStatus": "serving.live",
     "SharedMemory": "serving.shared_memory",
     "SharedSlot": "serving.shared_memory",
 }

@@ -14,10 +14,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of
+from serving.calls import (
+    RETRIED,
+    Ledger,
+    RetryPolicy,
+    as_request,
+    channel_options,
+    error_of,
+    pause_after,
+    trace_metadata,
+)
+from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
 from serving.shared_memory import AsyncSharedMemory, share_async
 from serving.wire_reply import reply_from_proto
+from serving.wire_status import status_from_proto
 from vision.errors import DefectLensError, UnreachableError
 from vision.types import Frame
 
@@ -60,9 +71,13 @@ class AsyncInspectionClient:
         reply: pb.InspectResponse = await self._call(self._stub.Inspect, message, timeout_s)
         return reply_from_proto(reply, (time.monotonic() - start) * 1000.0)
 
-    async def get_model(self, *, timeout_s: float | None = None) -> ModelInfo:
-        """What the server serves."""
-        return wire.model_from_proto(await self._call(self._stub.GetModel, pb.GetModelRequest(), timeout_s))
+    async def get_model(self, name: str = "", *, timeout_s: float | None = None) -> ModelInfo:
+        """What the server serves under a name; empty takes the default model."""
+        return wire.model_from_proto(await self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout_s))
+
+    async def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        """How the server is doing: what became of every frame, and how long the recent ones took."""
+        return status_from_proto(await self._call(self._stub.GetStatus, pb.GetStatusRequest(), timeout_s))
 
     async def is_ready(self, *, timeout_s: float = 2.0) -> bool:
         """Whether the server reports that it serves. A server that cannot be reached is not ready."""
@@ -101,28 +116,30 @@ class AsyncInspectionClient:
         *,
         in_flight: int = 8,
         timeout_s: float | None = None,
+        newest_frame_wins: bool = False,
     ) -> AsyncGenerator[StreamAnswer, None]:
         """Inspect many frames over one call; see ``InspectionClient.inspect_stream``."""
-        ledger = Ledger(time.monotonic)
-        credit, all_sent = asyncio.Semaphore(in_flight), asyncio.Event()
+        ledger = Ledger(time.monotonic, in_flight=in_flight, newest_frame_wins=newest_frame_wins)
+        answered, all_sent = asyncio.Event(), asyncio.Event()
         source_errors: list[BaseException] = []
 
         async def send() -> AsyncIterator[pb.InspectRequest]:
             try:
                 async for item in _each(requests):
                     request = as_request(item)
-                    await credit.acquire()
-                    ledger.send(request)
-                    yield wire.request_to_proto(request)
+                    while not ledger.has_room:
+                        answered.clear()
+                        await answered.wait()
+                    yield ledger.send(request)
                 all_sent.set()
             except Exception as error:  # the caller's iterator may raise anything; the caller gets it back
                 source_errors.append(error)
 
-        call = self._stub.InspectStream(send(), timeout=timeout_s)
+        call = self._stub.InspectStream(send(), timeout=timeout_s, metadata=trace_metadata())
         try:
             async for message in call:
                 answer = ledger.answer(message)
-                credit.release()
+                answered.set()
                 yield answer
         except grpc.RpcError as failure:
             if all_sent.is_set() and not len(ledger):
@@ -142,14 +159,17 @@ class AsyncInspectionClient:
 
     async def _call(self, method: Callable[..., Awaitable[T]], message: Any, timeout_s: float | None) -> T:
         until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        pauses = self._retry.pauses()
+        pauses, metadata = self._retry.pauses(), trace_metadata()
         while True:
             try:
-                return await method(message, timeout=max(0.0, until - time.monotonic()))
+                return await method(message, timeout=max(0.0, until - time.monotonic()), metadata=metadata)
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address)
             pause = next(pauses, None)
-            if not isinstance(error, RETRIED) or pause is None or time.monotonic() + pause >= until:
+            if not isinstance(error, RETRIED) or pause is None:
+                raise error
+            pause = pause_after(error, pause)
+            if time.monotonic() + pause >= until:
                 raise error
             await asyncio.sleep(pause)
 

@@ -1,48 +1,47 @@
-"""Frames of all cameras ride together: a bounded queue in front of one inference at a time."""
+"""Frames of all cameras ride together: who is let in, who is decoded next, and which batch sets off when.
+
+Every step looks at the whole line anew, on the injected clock; nothing is planned ahead that a later frame, a slow
+inference or a clock that jumps could make wrong. See ``docs/decisions/0009``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
+from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
+from serving.boarding import board
+from serving.costs import Duration, Tightest
+from serving.inference import Inference, Run
+from serving.stages import Prepared
+from serving.waiting import Line, Outlook, Ride, State, Ticket
+from vision.errors import OverloadedError, ShuttingDownError, SupersededError
 
-from vision.errors import DeadlineError, OverloadedError, ShuttingDownError
-from vision.types import ModelOutputs
-
-Run = Callable[[NDArray[np.uint8]], ModelOutputs]
-
-
-@dataclass(frozen=True, slots=True)
-class Ride:
-    """What a frame brings back: its own row of the outputs, the size of its batch, and how long it took, in ms."""
-
-    outputs: ModelOutputs
-    batch_size: int
-    queue_ms: float
-    inference_ms: float
-
-
-@dataclass(slots=True)
-class _Passenger:
-    pixels: NDArray[np.uint8]
-    deadline: float | None
-    queued: float
-    ride: asyncio.Future[Ride]
+# While frames wait they are looked at this often even if nothing happens: a clock that jumped is noticed by then.
+_GLANCE_S = 0.25
+# No timer is shorter: the event loop must get round.
+_LEAST_S = 0.0005
+# An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
+# often.
+_PROBE_S = 1.0
 
 
 class Batcher:
-    """Collects frames into batches and runs them one batch at a time, in a thread of its own.
+    """Lets frames in, has them prepared in ``pool`` and runs them one batch at a time, in a thread of its own.
 
-    While a batch runs, the next one gathers. A batch sets off when it is full, when its first frame has waited
-    ``max_wait_s``, or when ``more_coming`` says that no other frame is on its way: a lone camera never waits.
+    While a batch runs, the next one gathers. What is most urgent goes first, into preparation as into the batch. A
+    frame that cannot be answered in time any more is given up wherever it waits, before anything is spent on it.
 
     Args:
         run: uint8 ``[N, H, W, 3]`` to the outputs of N rows; called from one thread only.
-        more_coming: whether frames that are not queued yet are on their way; called with the number of those that are.
+        max_batch: most frames in one inference; how many it is depends on what each size is measured to take.
+        max_wait_s: longest wait for frames that are on their way; it is shorter where waiting pays less.
+        max_queue: most frames that hold a place: from admission until ``release``.
+        max_bytes: most bytes of images in them; a single frame is always let in.
+        pool: where frames are prepared, ``threads`` at a time.
         clock: monotonic, in seconds; deadlines are on this clock.
     """
 
@@ -53,109 +52,255 @@ class Batcher:
         max_batch: int,
         max_wait_s: float,
         max_queue: int,
+        max_bytes: int,
+        pool: Executor,
+        threads: int,
         clock: Callable[[], float],
-        more_coming: Callable[[int], bool],
     ) -> None:
-        self._run = run
-        self._max_batch = max_batch
+        self._inference = Inference(run, max_batch, clock)
+        self._drag = Duration(clock)
+        self._budget = Tightest(clock)
         self._max_wait_s = max_wait_s
-        self._clock = clock
-        self._more_coming = more_coming
-        # None is the last one: the loop ends when it reaches it.
-        self._queue: asyncio.Queue[_Passenger | None] = asyncio.Queue(max_queue + 1)
         self._max_queue = max_queue
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._loop: asyncio.Task[None] | None = None
+        self._max_bytes = max_bytes
+        self._pool = pool
+        self._threads = threads
+        self._clock = clock
+        self._line = Line(clock)
+        self._places = self._bytes = self._preparing = 0
+        self._flight: asyncio.Task[None] | None = None
+        self._flight_ends = self._flight_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._closed = False
 
-    def start(self) -> None:
-        """Start the loop; needs a running event loop."""
-        self._loop = asyncio.create_task(self._drive(), name="batcher")
+    async def warm_up(self, height: int, width: int) -> None:
+        """Measure every bucket of batch sizes; to be awaited before the first frame."""
+        await self._inference.warm_up(height, width)
 
-    async def submit(self, pixels: NDArray[np.uint8], deadline: float | None) -> Ride:
-        """Queue one frame, uint8 ``[H, W, 3]``, and wait for its outputs.
+    @property
+    def depth(self) -> int:
+        """Frames that wait for inference now."""
+        return len(self._line)
+
+    def admit(
+        self,
+        prepare: Callable[[], Prepared],
+        *,
+        camera: str,
+        deadline: float | None = None,
+        size: int = 0,
+        may_wait: bool = False,
+        instead_of: Ticket | None = None,
+    ) -> Ticket:
+        """Let a frame in, or refuse it at once; await its ``ride``, and ``release`` it in any case.
+
+        Args:
+            prepare: makes the model's input; runs in a thread of the pool.
+            size: bytes of the image.
+            may_wait: wait for a place while the server is full, instead of being refused.
+            instead_of: an older frame that this one supersedes, if it is let in before the other's inference begins.
 
         Raises:
-            ShuttingDownError, OverloadedError: it was not queued.
-            DeadlineError: its deadline passed while it waited.
+            DeadlineError: not even an idle server would be in time.
+            OverloadedError: there is no place, or the work in front of the frame takes too long; says when to return.
+            ShuttingDownError: after ``drain``.
         """
         if self._closed:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
-        if self._queue.qsize() >= self._max_queue:
-            raise OverloadedError(f"{self._max_queue} frames wait for inference already; try again later")
+        outlook = self._outlook()
+        self._expire(outlook)
+        now, kind = outlook.now, self._line.camera(camera)
         ride: asyncio.Future[Ride] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Passenger(pixels, deadline, self._clock(), ride))
-        return await ride
+        urgency = self._line.urgency(kind, now, deadline)
+        ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, ride)
+        self._check_alone(ticket, outlook)
+        leaving = [instead_of] if instead_of is not None and instead_of.waits else []
+        displaced = [] if may_wait else self._make_room(ticket, outlook)
+        if deadline is not None or self._line.bound:
+            others = [other for other in self._line if other not in leaving and other not in displaced]
+            displaced += make_time(others, ticket, outlook, strict=not self._is_idle)
+        for victim in displaced:
+            self.give_up(victim, OverloadedError(gave_way(victim), self._backlog_s(outlook)))
+        for older in leaving:
+            self.give_up(older, SupersededError(SUPERSEDED))
+        kind.usage.add(1.0)
+        self._line.add(ticket)
+        self._quiet.clear()
+        if not may_wait:
+            self._place(ticket)
+        self._step()
+        return ticket
+
+    def give_up(self, ticket: Ticket, error: BaseException) -> None:
+        """Answer a frame that has not set off yet with an error; nothing happens to one that has."""
+        if ticket.waits:
+            self.release(ticket)
+            ticket.camera.usage.add(-1.0)
+            if not ticket.ride.done():
+                ticket.ride.set_exception(error)
+
+    def release(self, ticket: Ticket, *, finished: bool = False) -> None:
+        """Free the frame's place, however it ended; again is harmless. ``finished``: its answer is complete."""
+        if finished:
+            ticket.camera.finish.observe(self._clock() - ticket.rode_at)
+        if ticket.state is State.GONE:
+            return
+        if ticket.state is not State.RUNNING:
+            self._line.remove(ticket)
+        if ticket.state is not State.OUTSIDE:
+            self._places -= 1
+            self._bytes -= ticket.size
+        ticket.state = State.GONE
+        self._arm(0.0)  # there is room for others, once the caller is done
 
     async def drain(self) -> None:
-        """Take no more frames, finish those that are queued, and end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put_nowait(None)
-        if self._loop is not None:
-            await self._loop
-        self._thread.shutdown()
+        """Take no more frames, finish those that are inside, and end the thread."""
+        self._closed = True
+        self._step()
+        await self._quiet.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._inference.close()
 
-    async def _drive(self) -> None:
-        while (first := await self._queue.get()) is not None:
-            batch = [first]
-            last = await self._gather(batch)
-            await self._serve(batch)
-            if last:
-                return
-
-    async def _gather(self, batch: list[_Passenger]) -> bool:
-        """Fill up the batch; true if the end of the queue was reached."""
-        until = batch[0].queued + self._max_wait_s
-        while len(batch) < self._max_batch:
-            if self._queue.empty():
-                wait_s = until - self._clock()
-                if wait_s <= 0 or not self._more_coming(len(batch)):
-                    return False
-                try:
-                    async with asyncio.timeout(wait_s):
-                        passenger = await self._queue.get()
-                except TimeoutError:
-                    return False
-            else:
-                passenger = self._queue.get_nowait()
-            if passenger is None:
-                return True
-            batch.append(passenger)
-        return False
-
-    async def _serve(self, batch: list[_Passenger]) -> None:
+    def _outlook(self) -> Outlook:
         now = self._clock()
-        riders = []
-        for passenger in batch:
-            if passenger.ride.done():  # its caller has gone
-                continue
-            if passenger.deadline is not None and now >= passenger.deadline:
-                late_ms = (now - passenger.deadline) * 1000.0
-                passenger.ride.set_exception(DeadlineError(f"the deadline passed {late_ms:.0f} ms before inference"))
-                continue
-            riders.append(passenger)
-        if riders and not await self._ride(riders, alone=len(riders) == 1):
-            for passenger in riders:  # one frame broke the batch: the others must not suffer
-                await self._ride([passenger], alone=True)
+        # No later than if it had just set off: the clock may have been set back.
+        left_s = 0.0 if self._flight is None else min(max(0.0, self._flight_ends - now), self._flight_s)
+        # A frame that just missed one batch must be able to ride in the next.
+        curve = self._inference.costs.curve().within(self._budget.value / 2.0)
+        return Outlook(now, now + left_s, curve, self._threads, max(1.0, self._drag.value))
 
-    async def _ride(self, riders: list[_Passenger], *, alone: bool) -> bool:
-        """Run a batch and hand out its rows; false if it failed and its frames are to be tried one by one."""
+    def _backlog_s(self, outlook: Outlook) -> float:
+        """When what is inside now will have been worked off."""
+        return outlook.engine_free - outlook.now + outlook.curve.clear(max(1, len(self._line))) * outlook.drag
+
+    def _check_alone(self, ticket: Ticket, outlook: Outlook) -> None:
+        if ticket.deadline is None:
+            return
+        needed = outlook.curve.seconds[1] + ticket.camera.finish.value
+        if ticket.deadline - outlook.now > needed:
+            self._budget.observe(ticket.deadline - outlook.now - ticket.camera.finish.value)
+            return
+        finish = ticket.camera.finish
+        stale = max(self._inference.costs.age, finish.age if finish.known else 0.0) > _PROBE_S
+        ticket.probe = stale and self._is_idle and ticket.deadline > outlook.now
+        if not ticket.probe:
+            raise hopeless(ticket.deadline, outlook.now, needed)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._flight is None and not len(self._line)
+
+    def _make_room(self, ticket: Ticket, outlook: Outlook) -> list[Ticket]:
+        """Whom to give up so that a frame finds a place."""
+        if self._bytes and self._bytes + ticket.size > self._max_bytes:
+            raise OverloadedError(
+                f"{self._bytes} bytes of images are in work already, the limit is {self._max_bytes}; try again later",
+                self._backlog_s(outlook),
+            )
+        if self._places < self._max_queue:
+            return []
+        # Frames of streams were promised to wait, not to be refused.
+        others = [other for other in self._line if not other.may_wait]
+        victim = heaviest(others, ticket, Counter())
+        if victim is None:
+            raise OverloadedError(
+                f"{self._max_queue} frames are in work already; try again later", self._backlog_s(outlook)
+            )
+        return [victim]
+
+    def _step(self) -> None:
+        """Look at everything anew: after whatever has happened, and when the timer says so."""
+        outlook = self._outlook()
+        self._expire(outlook)
+        self._let_in()
+        wake_at = min((self._last_call(ticket, outlook) for ticket in self._line), default=outlook.now + _GLANCE_S)
+        if self._flight is None and (ready := self._line.in_state(State.READY)):
+            plan = board(ready, self._line, outlook, self._max_wait_s)
+            for ticket in plan.hopeless:
+                self.give_up(ticket, behind(ticket, outlook.now))
+            if plan.batch:
+                self._drag.observe(outlook.curve.drag(len(plan.batch), len(ready)))
+                self._set_off(plan.batch, outlook)
+            wake_at = min(wake_at, plan.wake_at)
+        if len(self._line):
+            self._arm(min(_GLANCE_S, max(_LEAST_S, wake_at - outlook.now)))
+        elif self._flight is None:
+            self._quiet.set()
+
+    def _last_call(self, ticket: Ticket, outlook: Outlook) -> float:
+        """When a frame becomes hopeless."""
+        if ticket.deadline is None:
+            return outlook.now + _GLANCE_S
+        return ticket.deadline - (0.0 if ticket.probe else outlook.curve.seconds[1] + ticket.camera.finish.value)
+
+    def _expire(self, outlook: Outlook) -> None:
+        """Give up the frames whose deadline cannot be met any more."""
+        if self._line.bound:
+            for ticket, error in too_late(self._line, outlook):
+                self.give_up(ticket, error)
+
+    def _let_in(self) -> None:
+        """Places for those that wait outside, threads for those that are to be prepared, the most urgent first."""
+        while self._places < self._max_queue and (ticket := self._line.first(State.OUTSIDE)) is not None:
+            if self._bytes and self._bytes + ticket.size > self._max_bytes:
+                break
+            self._place(ticket)
+        # One more than there are threads, so that none of them idles until the event loop comes round. No more: what
+        # is handed over is out of order, and the last steps of earlier frames go through the same threads.
+        while self._preparing <= self._threads and (ticket := self._line.first(State.PLACED)) is not None:
+            ticket.state = State.PREPARING
+            self._preparing += 1
+            work = asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, ticket)
+            work.add_done_callback(partial(self._prepared, ticket))
+
+    def _place(self, ticket: Ticket) -> None:
+        ticket.state = State.PLACED
+        self._places += 1
+        self._bytes += ticket.size
+
+    def _prepare(self, ticket: Ticket) -> tuple[Prepared | None, float]:
+        """In a thread: nothing for a frame that was given up meanwhile."""
+        if ticket.state is State.GONE:
+            return None, 0.0
         start = self._clock()
-        try:
-            outputs = await asyncio.get_running_loop().run_in_executor(self._thread, self._infer, riders)
-        except Exception as error:  # whatever the runtime raises belongs to the frame, and the loop must go on
-            if alone and not riders[0].ride.done():
-                riders[0].ride.set_exception(error)
-            return alone
-        inference_ms = (self._clock() - start) * 1000.0
-        for index, passenger in enumerate(riders):
-            if not passenger.ride.done():
-                queue_ms = (start - passenger.queued) * 1000.0
-                passenger.ride.set_result(Ride(outputs.row(index), len(riders), queue_ms, inference_ms))
-        return True
+        if ticket.deadline is not None and start >= ticket.deadline:
+            raise hopeless(ticket.deadline, start, 0.0)
+        return ticket.prepare(), self._clock() - start
 
-    def _infer(self, riders: list[_Passenger]) -> ModelOutputs:
-        if len(riders) == 1:
-            return self._run(riders[0].pixels[None])
-        return self._run(np.stack([passenger.pixels for passenger in riders]))
+    def _prepared(self, ticket: Ticket, done: asyncio.Future[tuple[Prepared | None, float]]) -> None:
+        self._preparing -= 1
+        error = done.exception()
+        if error is not None:
+            self.give_up(ticket, error)
+        elif ticket.state is State.PREPARING:
+            ticket.prepared, ticket.prepare_s = done.result()
+            ticket.camera.prepare.observe(ticket.prepare_s)
+            ticket.state, ticket.ready_at = State.READY, self._clock()
+        self._step()
+
+    def _set_off(self, batch: list[Ticket], outlook: Outlook) -> None:
+        for ticket in batch:
+            self._line.remove(ticket)
+            ticket.state = State.RUNNING
+        self._flight_s = outlook.curve.seconds[len(batch)]
+        self._flight_ends = outlook.now + self._flight_s
+        self._flight = asyncio.create_task(self._inference.ride(batch), name="batch")
+        self._flight.add_done_callback(partial(self._landed, batch))
+
+    def _landed(self, batch: list[Ticket], flight: asyncio.Task[None]) -> None:
+        self._flight = None
+        error = None if flight.cancelled() else flight.exception()
+        for ticket in batch:
+            if not ticket.ride.done():  # whatever went wrong, nobody waits for ever
+                ticket.ride.set_exception(
+                    error or ShuttingDownError("the inference was cut short; send the frame again")
+                )
+        self._step()
+
+    def _arm(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)

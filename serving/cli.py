@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
-from serving.settings import ServerSettings
+from serving.logs import LogFormat, set_up_serving_logs
+from serving.settings import ServerSettings, is_loopback
 from vision.bundle import Bundle, load_bundle
-from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say, set_up_logging
+from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
 from vision.errors import SettingsError
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
@@ -25,7 +26,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
+@click.option(
+    "--bundle",
+    "bundles",
+    type=_FOLDER,
+    required=True,
+    multiple=True,
+    help="Folder that `defectlens export` wrote. Repeat it for more models; the first is the default one.",
+)
+@click.option("--watch", type=_FOLDER, help="Folder of bundles: whatever is copied into it is served at once.")
+@click.option("--admin", metavar="ADDR", help="HOST:PORT for `defectlens models`; keep it from the cameras' network.")
 @click.option(
     "--address",
     default=_DEFAULTS["address"],
@@ -76,19 +86,38 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="How long the end waits for accepted frames.",
 )
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP here; port 0 takes a free one."
+)
+@click.option(
+    "--traces", metavar="URL", help="Send OpenTelemetry spans to this OTLP/gRPC collector; needs the extra `otel`."
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
+)
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
 @click.option("--verbose", is_flag=True, help="Log every frame.")
 @json_option
 @exits_cleanly
-def serve(ready_file: Path | None, verbose: bool, as_json: bool, **options: Any) -> None:
-    """Serve a bundle over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
+def serve(
+    bundles: tuple[Path, ...],
+    ready_file: Path | None,
+    verbose: bool,
+    log_format: LogFormat,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Serve bundles over gRPC until SIGTERM or Ctrl-C, then answer what was accepted and end.
 
     \b
     Example:
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
+      defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
     """
-    set_up_logging(verbose=verbose)
-    settings = ServerSettings(**options)
+    set_up_serving_logs(log_format, verbose=verbose)
+    settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
+    if settings.admin is not None and not is_loopback(settings.admin):
+        say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
     if not settings.is_loopback:
         say(
             f"warning: {settings.address} can be reached from other machines, and frames and verdicts travel there "

@@ -14,10 +14,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.calls import RETRIED, Ledger, RetryPolicy, as_request, channel_options, error_of
+from serving.calls import (
+    RETRIED,
+    Ledger,
+    RetryPolicy,
+    as_request,
+    channel_options,
+    error_of,
+    pause_after,
+    trace_metadata,
+)
+from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
 from serving.shared_memory import SharedMemory, share
 from serving.wire_reply import reply_from_proto
+from serving.wire_status import status_from_proto
 from vision.errors import DefectLensError, UnreachableError
 from vision.types import Frame
 
@@ -76,9 +87,13 @@ class InspectionClient:
         reply: pb.InspectResponse = self._call(self._stub.Inspect, message, timeout_s)
         return reply_from_proto(reply, (time.monotonic() - start) * 1000.0)
 
-    def get_model(self, *, timeout_s: float | None = None) -> ModelInfo:
-        """What the server serves."""
-        return wire.model_from_proto(self._call(self._stub.GetModel, pb.GetModelRequest(), timeout_s))
+    def get_model(self, name: str = "", *, timeout_s: float | None = None) -> ModelInfo:
+        """What the server serves under a name; empty takes the default model."""
+        return wire.model_from_proto(self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout_s))
+
+    def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        """How the server is doing: what became of every frame, and how long the recent ones took."""
+        return status_from_proto(self._call(self._stub.GetStatus, pb.GetStatusRequest(), timeout_s))
 
     def is_ready(self, *, timeout_s: float = 2.0) -> bool:
         """Whether the server reports that it serves. A server that cannot be reached is not ready."""
@@ -130,19 +145,27 @@ class InspectionClient:
         return share(self._stub, self.address, slots, slot_bytes, limit_s)
 
     def inspect_stream(
-        self, requests: Iterable[FrameRequest], *, in_flight: int = 8, timeout_s: float | None = None
+        self,
+        requests: Iterable[FrameRequest],
+        *,
+        in_flight: int = 8,
+        timeout_s: float | None = None,
+        newest_frame_wins: bool = False,
     ) -> Generator[StreamAnswer, None, None]:
         """Inspect many frames over one call; answers come as they are ready, so perhaps out of order.
 
-        ``requests`` is read as answers come in, from another thread, with at most ``in_flight`` frames out at once. A
-        bad frame is an answer with its error. If the stream itself breaks, the frames that are out are answered with
-        the error, and it is raised afterwards; so is an error of ``requests``, once what was sent is answered.
+        ``requests`` is read as answers come in, from another thread, with at most ``in_flight`` frames out at once, or
+        fewer while the server gives fewer credits. A bad frame is an answer with its error. If the stream itself
+        breaks, the frames that are out are answered with the error, and it is raised afterwards; so is an error of
+        ``requests``, once what was sent is answered.
 
         Args:
             timeout_s: deadline of the whole stream; none by default.
+            newest_frame_wins: for live pictures: a frame whose inference has not begun when the next one of its camera
+                comes in is answered with ``SupersededError``, so that a slow server never falls behind.
         """
-        ledger, lock = Ledger(time.monotonic), threading.Lock()
-        credit = threading.Semaphore(in_flight)
+        ledger = Ledger(time.monotonic, in_flight=in_flight, newest_frame_wins=newest_frame_wins)
+        changed = threading.Condition()
         over, all_sent = threading.Event(), threading.Event()
         source_errors: list[BaseException] = []
 
@@ -150,22 +173,22 @@ class InspectionClient:
             try:
                 for item in requests:
                     request = as_request(item)
-                    credit.acquire()
-                    if over.is_set():
-                        return
-                    with lock:
-                        ledger.send(request)
-                    yield wire.request_to_proto(request)
+                    with changed:
+                        changed.wait_for(lambda: over.is_set() or ledger.has_room)
+                        if over.is_set():
+                            return
+                        message = ledger.send(request)
+                    yield message
                 all_sent.set()
             except Exception as error:  # the caller's iterator may raise anything; the caller gets it back
                 source_errors.append(error)
 
-        call = self._stub.InspectStream(send(), timeout=timeout_s)
+        call = self._stub.InspectStream(send(), timeout=timeout_s, metadata=trace_metadata())
         try:
             for message in call:
-                with lock:
+                with changed:
                     answer = ledger.answer(message)
-                credit.release()
+                    changed.notify()
                 yield answer
         except grpc.RpcError:
             over.set()
@@ -176,7 +199,8 @@ class InspectionClient:
             raise broken from None
         finally:
             over.set()
-            credit.release()
+            with changed:
+                changed.notify()
             call.cancel()
         if source_errors:
             raise source_errors[0]
@@ -186,13 +210,16 @@ class InspectionClient:
 
     def _call(self, method: Callable[..., T], message: Any, timeout_s: float | None) -> T:
         until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        pauses = self._retry.pauses()
+        pauses, metadata = self._retry.pauses(), trace_metadata()
         while True:
             try:
-                return method(message, timeout=max(0.0, until - time.monotonic()))
+                return method(message, timeout=max(0.0, until - time.monotonic()), metadata=metadata)
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address)
             pause = next(pauses, None)
-            if not isinstance(error, RETRIED) or pause is None or time.monotonic() + pause >= until:
+            if not isinstance(error, RETRIED) or pause is None:
+                raise error
+            pause = pause_after(error, pause)
+            if time.monotonic() + pause >= until:
                 raise error
             time.sleep(pause)

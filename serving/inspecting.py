@@ -18,7 +18,7 @@ from serving.client import InspectionClient
 from serving.messages import FrameRequest, InspectionReply, Outputs, StreamAnswer
 from serving.sources import FileSource, SourceFrame, VideoSource
 from vision.console import plain, say, track
-from vision.errors import DefectLensError
+from vision.errors import DefectLensError, SupersededError
 from vision.types import Verdict
 
 # More bad frames than this are in the file of answers, not on the screen.
@@ -32,6 +32,7 @@ class Tally:
     frames: int = 0
     by_verdict: Counter[str] = field(default_factory=Counter)
     errors: int = 0
+    superseded: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     provider: str | None = None
@@ -45,6 +46,7 @@ class Tally:
             "verdicts": sum(self.by_verdict.values()),
             "by_verdict": dict(self.by_verdict),
             "errors": self.errors,
+            "superseded": self.superseded,
             "p50_ms": p50,
             "p99_ms": p99,
             "frames_per_second": self.frames / self.seconds if self.seconds else 0.0,
@@ -79,7 +81,10 @@ class Inspecting:
         """Inspect until the source ends, ``stop`` is set or the server is lost; every frame sent is in the tally."""
         start = time.monotonic()
         total = len(source) if isinstance(source, FileSource) else source.length
-        stream = client.inspect_stream(self._requests(source), in_flight=self._in_flight)
+        # A live camera does not wait for a slow server: what it shows now counts, not what it showed.
+        stream = client.inspect_stream(
+            self._requests(source), in_flight=self._in_flight, newest_frame_wins=source.is_live
+        )
         try:
             for answer in track(stream, "inspect", total=total, unit="frames"):
                 self._note(answer)
@@ -127,11 +132,14 @@ class Inspecting:
 
     def _note_error(self, frame: SourceFrame, error: DefectLensError, latency_ms: float) -> None:
         self._tally.frames += 1
-        self._tally.errors += 1
-        if self._tally.errors <= _SHOWN_ERRORS:
-            say(f"no verdict: {frame.path}: {error}")
-        elif self._tally.errors == _SHOWN_ERRORS + 1:
-            say("no verdict for more frames; see the answers")
+        if isinstance(error, SupersededError):  # as asked for, and nobody's fault
+            self._tally.superseded += 1
+        else:
+            self._tally.errors += 1
+            if self._tally.errors <= _SHOWN_ERRORS:
+                say(f"no verdict: {frame.path}: {error}")
+            elif self._tally.errors == _SHOWN_ERRORS + 1:
+                say("no verdict for more frames; see the answers")
         named = {"type": type(error).__name__, "message": str(error)}
         verdict = Verdict.NO_VERDICT.name
         line = {"path": frame.path, "verdict": verdict, "reason": str(error), "latency_ms": latency_ms, "error": named}

@@ -107,7 +107,8 @@ class FrameRequest:
     """One frame to inspect. ``image`` is None only in a request that is refused as empty.
 
     ``capture_time_ns``: when the frame was exposed, in ns since 1970 (UTC). ``timeout_ms``: the answer is of no use
-    later than this after the server received the frame; 0 sets no limit. ``model``: empty takes the one served.
+    later than this after the server received the frame; 0 sets no limit. ``model`` and ``model_version``: empty takes
+    the default model, and the version that serves.
     """
 
     image: EncodedImage | RawImage | None
@@ -117,6 +118,7 @@ class FrameRequest:
     lot: str = ""
     capture_time_ns: int | None = None
     model: str = ""
+    model_version: str = ""
     timeout_ms: int = 0
     outputs: Outputs = field(default_factory=Outputs)
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from serving.batcher import Batcher, Ride
+from serving.batcher import Batcher
 from serving.messages import FrameRequest, Timings
 from serving.settings import ServerSettings
-from serving.stages import EncodedMaps, Prepared, check_request, finish, prepare
+from serving.stages import EncodedMaps, check_request, finish, prepare
+from serving.waiting import Ticket
 from vision.bundle import Manifest
 from vision.engine import Engine
-from vision.errors import DeadlineError, OverloadedError, ShuttingDownError
+from vision.errors import DeadlineError, ShuttingDownError
 from vision.types import Inspection
 
 T = TypeVar("T")
@@ -33,8 +33,16 @@ class FrameResult:
     batch_size: int
 
 
+@dataclass(slots=True)
+class Newest:
+    """The frame of a live camera that came in last: the next one for the same model supersedes it."""
+
+    ticket: Ticket | None = None
+    pipeline: Pipeline | None = None
+
+
 class Pipeline:
-    """One bundle on one engine. Everything but waiting happens in threads, never on the event loop.
+    """One bundle on one engine, with a line of its own. Everything but waiting happens in threads.
 
     Args:
         clock: monotonic, in seconds; deadlines are on this clock.
@@ -51,9 +59,6 @@ class Pipeline:
         self.clock = clock
         self._manifest = manifest
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.max_queue)
-        self._bytes_in_work = 0
-        self._to_infer = 0  # frames that have a place and no outputs yet
         self._draining = False
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="frames")
         self._batcher = Batcher(
@@ -61,13 +66,20 @@ class Pipeline:
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000.0,
             max_queue=settings.max_queue,
+            max_bytes=settings.max_queue_bytes,
+            pool=self._pool,
+            threads=settings.decode_threads,
             clock=clock,
-            more_coming=lambda gathered: self._to_infer > gathered,
         )
 
-    def start(self) -> None:
-        """Start batching; needs a running event loop."""
-        self._batcher.start()
+    async def start(self) -> None:
+        """Measure what an inference takes; to be awaited before the first frame."""
+        await self._batcher.warm_up(self._manifest.input.height, self._manifest.input.width)
+
+    @property
+    def queue_depth(self) -> int:
+        """Frames that wait for inference now."""
+        return self._batcher.depth
 
     def refuse_new(self) -> None:
         """From now on every new frame meets a ``ShuttingDownError``; those inside are still answered."""
@@ -80,18 +92,26 @@ class Pipeline:
         self._pool.shutdown()
 
     async def inspect(
-        self, request: FrameRequest, *, deadline: float | None = None, accepted: bool = False
+        self,
+        request: FrameRequest,
+        *,
+        camera: str = "",
+        deadline: float | None = None,
+        accepted: bool = False,
+        newest: Newest | None = None,
     ) -> FrameResult:
         """Inspect one frame.
 
         Args:
+            camera: whom the frame counts for where cameras compete; empty takes the request's.
             deadline: on the pipeline's clock; ``request.timeout_ms`` counts too.
             accepted: the frame has been taken already, by a stream that stops taking frames when it must. So it waits
                 for a place while the server is full, and it is answered even while the server shuts down.
+            newest: the frame takes the place of the one before it that has not started its inference.
 
         Raises:
             InputError: the request or its image cannot be used.
-            DeadlineError, OverloadedError, ShuttingDownError: as their names say.
+            DeadlineError, OverloadedError, ShuttingDownError, SupersededError: as their names say.
         """
         start = self.clock()
         if request.timeout_ms:
@@ -100,63 +120,39 @@ class Pipeline:
         if self._draining and not accepted:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         check_request(request, self._manifest)
-        size = 0 if request.image is None else len(request.image.data)
-        async with self._place(size, deadline, wait=accepted):
-            placed = self.clock()
-            prepared, prepare_wait_s, ride = await self._infer(request, deadline)
+        ticket = self._batcher.admit(
+            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode),
+            camera=camera or request.camera_id,
+            deadline=deadline,
+            size=0 if request.image is None else len(request.image.data),
+            may_wait=accepted,
+            instead_of=newest.ticket if newest is not None and newest.pipeline is self else None,
+        )
+        if newest is not None:
+            newest.ticket, newest.pipeline = ticket, self
+        try:
+            ride = await ticket.ride
             limit = self._settings.max_map_bytes
             finished, finish_wait_s, finish_s = await self._in_pool(
-                deadline, lambda: finish(ride.outputs, prepared, request.outputs, self._manifest, limit)
+                deadline, lambda: finish(ride.outputs, ride.prepared, request.outputs, self._manifest, limit)
             )
+            self._batcher.release(ticket, finished=True)
+        finally:
+            self._batcher.release(ticket)
+            if newest is not None and newest.ticket is ticket:
+                newest.ticket = newest.pipeline = None  # it holds pixels
         end = self.clock()
         if deadline is not None and end > deadline:
             raise _late(end - deadline)
         timings = Timings(
-            queue_ms=(placed - start + prepare_wait_s + finish_wait_s) * 1000.0 + ride.queue_ms,
-            decode_ms=prepared.decode_ms,
-            preprocess_ms=prepared.preprocess_ms,
+            queue_ms=ride.queue_ms + finish_wait_s * 1000.0,
+            decode_ms=ride.prepared.decode_ms,
+            preprocess_ms=ride.prepared.preprocess_ms,
             inference_ms=ride.inference_ms,
             postprocess_ms=finish_s * 1000.0,
             total_ms=(end - start) * 1000.0,
         )
         return FrameResult(finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size)
-
-    async def _infer(self, request: FrameRequest, deadline: float | None) -> tuple[Prepared, float, Ride]:
-        self._to_infer += 1
-        try:
-            prepared, wait_s, _ = await self._in_pool(
-                deadline,
-                lambda: prepare(
-                    request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode
-                ),
-            )
-            return prepared, wait_s, await self._batcher.submit(prepared.pixels, deadline)
-        finally:
-            self._to_infer -= 1
-
-    @asynccontextmanager
-    async def _place(self, size: int, deadline: float | None, *, wait: bool) -> AsyncIterator[None]:
-        """One of ``max_queue`` places, and room for the image's bytes."""
-        if self._places.locked() and not wait:
-            raise OverloadedError(f"{self._settings.max_queue} frames are in work already; try again later")
-        try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self.clock())):
-                await self._places.acquire()
-        except TimeoutError:
-            raise DeadlineError("the deadline passed while the frame waited for a place on the full server") from None
-        try:
-            if self._bytes_in_work and self._bytes_in_work + size > self._settings.max_queue_bytes:
-                raise OverloadedError(
-                    f"{self._bytes_in_work} bytes of images are in work already, the limit is "
-                    f"{self._settings.max_queue_bytes}; try again later"
-                )
-            self._bytes_in_work += size
-            try:
-                yield
-            finally:
-                self._bytes_in_work -= size
-        finally:
-            self._places.release()
 
     async def _in_pool(self, deadline: float | None, work: Callable[[], T]) -> tuple[T, float, float]:
         """Run in a thread: the result, the seconds until it began and the seconds that it took."""

@@ -1,13 +1,13 @@
-"""The only wiring of the server: bundle, engine, pipeline, gRPC, health and reflection, start and orderly end."""
+"""The only wiring of the server: models, gRPC, health and reflection, start and orderly end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import grpc
@@ -17,18 +17,22 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
-from serving.messages import Limits, ModelIdentity, ModelInfo
-from serving.pipeline import Pipeline
+from serving.admin import admin_server
+from serving.fleet import Fleet
+from serving.logs import Event
+from serving.messages import ModelInfo
 from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings, socket_path
 from serving.shared_frames import SharedFrames
 from serving.sockets import identity_of, remove_socket, room_for
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
-from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
-from vision.console import plain
-from vision.engine import Engine
+from serving.watching import Watcher
 from vision.errors import SettingsError
+
+if TYPE_CHECKING:
+    from serving.metrics import MetricsServer
+    from serving.tracing import Tracing
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 # What is left for health watchers and the like once every frame is answered.
@@ -37,21 +41,25 @@ _log = logging.getLogger(__name__)
 
 
 class InspectionServer:
-    """A server for one bundle. ``await start()``, then ``await stop()``; or ``async with``.
+    """A server for one or more bundles. ``await start()``, then ``await stop()``; or ``async with``.
 
     Raises:
         BundleError, ProviderError, ParityError: from ``start``; the port then never answers.
         SettingsError: the address cannot be bound.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] | None = None) -> None:
-        self.telemetry = Telemetry()
-        self.shared_frames = SharedFrames(settings.offered_shared_bytes, settings.address)
+    def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
+        self.telemetry = Telemetry(clock=clock)
+        self.shared_frames = SharedFrames(settings.offered_shared_bytes, settings.address)
         self._socket: tuple[Path, tuple[int, int]] | None = None
+        self.metrics: MetricsServer | None = None
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._admin: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.admin_address: str | None = None
 
     async def __aenter__(self) -> InspectionServer:
         await self.start()
@@ -66,34 +74,38 @@ class InspectionServer:
         # Frames are decoded side by side in threads of ours; OpenCV's own would only fight over the same cores.
         cv2.setNumThreads(1)
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # bad frames are told in our own words
-        bundle = await asyncio.to_thread(load_bundle, settings.bundle)
-        engine = await asyncio.to_thread(
-            bundle.engine,
-            provider=settings.provider,
-            strict=settings.strict_provider,
-            threads=settings.threads,
-        )
-        self.info = describe(bundle, engine, settings)
-        _log.info("event=provider asked=%s used=%s fallback=%s", settings.provider, engine.provider, engine.fallback)
-        differences = await asyncio.to_thread(bundle.replay_golden, engine)
-        worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
-        _log.info("event=golden_frames_agree differences=%r", worst)
-        clock = {} if self._clock is None else {"clock": self._clock}
-        self._pipeline = Pipeline(bundle.manifest, engine, settings, **clock)
-        self._servicer = InspectionServicer(self._pipeline, self.info, self.telemetry, self.shared_frames)
+        self.fleet = Fleet(settings, clock=self._clock)
+        try:
+            await self._open()
+        except BaseException:
+            await self.fleet.close()
+            raise
+
+    @property
+    def info(self) -> ModelInfo:
+        """The default model, as GetModel describes it."""
+        return self.fleet.default.info
+
+    async def _open(self) -> None:
+        settings = self._settings
+        for folder in (settings.bundle, *settings.further_bundles):
+            await self.fleet.install(folder)
+        self.telemetry.queue_depth = lambda: self.fleet.queue_depth
+        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        self.address = self._bind()
+        self.address = self._listen()
         pb_grpc.add_InspectionServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self._pipeline.start()
+        self._watch()
         await self._server.start()
+        await self._open_admin()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         model = self.info.model
-        _log.info("event=ready address=%s model=%s version=%s", self.address, model.name, model.version)
+        _log.info(Event("ready", address=self.address, model=model.name, version=model.version))
 
     async def stop(self) -> None:
         """Not serving → take no new frames → answer every accepted one → close. A second call waits for the first."""
@@ -118,42 +130,77 @@ class InspectionServer:
 
     async def _drain_and_close(self) -> None:
         drain_s = self._settings.drain_seconds
-        _log.info("event=draining in_flight=%d limit_s=%g", self.telemetry.in_flight, drain_s)
+        _log.info(Event("draining", in_flight=self.telemetry.in_flight, limit_s=drain_s))
         await self._health.enter_graceful_shutdown()
-        self._pipeline.refuse_new()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.fleet.refuse_new()
         self._servicer.draining.set()
         closing = asyncio.create_task(self._server.stop(drain_s))
         try:
             async with asyncio.timeout(drain_s):
                 await self._servicer.wait_until_idle()
         except TimeoutError:
-            _log.warning("event=drain_cut_short in_flight=%d", self.telemetry.in_flight)
+            _log.warning(Event("drain_cut_short", in_flight=self.telemetry.in_flight))
         await self._server.stop(_LAST_CALLS_S)
         await closing
-        await self._pipeline.close()
+        if self._admin is not None:
+            await self._admin.stop(_LAST_CALLS_S)
+        await self.fleet.close()
         if self._socket is not None:
             remove_socket(*self._socket)
-        _log.info("event=stopped %s", self.telemetry.summary())
+        await asyncio.to_thread(self._stop_watching)
+        for problem in self.telemetry.problems:
+            _log.error(Event("accounting_broken", problem=problem))
+        _log.info(Event("stopped", **self.telemetry.summary()))
 
-    def _bind(self) -> str:
-        address = self._settings.address
-        path = socket_path(address)
-        if path is not None:
-            with room_for(path):
-                self._listen(f"unix:{path}")
-                self._socket = path, identity_of(path)
-            return f"unix:{path}"
-        return f"{address.rpartition(':')[0]}:{self._listen(address)}"
+    def _listen(self) -> str:
+        path = socket_path(self._settings.address)
+        if path is None:
+            return _bind(self._server, self._settings.address)
+        with room_for(path):
+            _bind(self._server, f"unix:{path}")
+            self._socket = path, identity_of(path)
+        return f"unix:{path}"
 
-    def _listen(self, address: str) -> int:
-        try:
-            port: int = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise SettingsError(
-                f"{address} cannot be listened on: another server is there, or it is no address of this machine; "
-                "choose another one, or port 0 for any free port"
-            ) from error
-        return port
+    def _watch(self) -> None:
+        """Metrics and traces, where they are wanted; what they need is loaded only then."""
+        if self._settings.traces is not None:
+            self.telemetry.tracing = _tracing(self._settings.traces)
+            _log.info(Event("traces", endpoint=self._settings.traces))
+        if self._settings.metrics is not None:
+            from serving.metrics import MetricsServer
+
+            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, lambda: self.fleet.served)
+            _log.info(Event("metrics", address=self.metrics.address))
+
+    def _stop_watching(self) -> None:
+        if self.telemetry.tracing is not None:
+            self.telemetry.tracing.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    async def _open_admin(self) -> None:
+        settings = self._settings
+        if settings.admin is not None:
+            self._admin = admin_server(self.fleet)
+            self.admin_address = _bind(self._admin, settings.admin)
+            await self._admin.start()
+            _log.info(Event("admin_ready", address=self.admin_address))
+        if settings.watch is not None:
+            watcher = Watcher(settings.watch, self.fleet)
+            await asyncio.to_thread(watcher.skip_known)
+            self._watching = asyncio.create_task(watcher.run(), name="watch")
+
+
+def _tracing(endpoint: str) -> Tracing:
+    try:
+        from serving.tracing import otlp_tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"traces need the package {error.name!r}; install it with `pip install 'defectlens[otel]'`"
+        ) from error
+    return otlp_tracing(endpoint)
 
 
 class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no types
@@ -172,36 +219,16 @@ class _ProviderHealth(health_aio.HealthServicer):  # type: ignore[misc]  # the p
         await super().Watch(request, context)
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelInfo:
-    """What GetModel says."""
-    manifest = bundle.manifest
-    return ModelInfo(
-        model=ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest),
-        created=manifest.created,
-        classes=manifest.classes,
-        good_class=manifest.good_class,
-        input_height=manifest.input.height,
-        input_width=manifest.input.width,
-        white_level=manifest.input.white_level,
-        operating_point=manifest.operating_point,
-        metrics_json=json.dumps(plain(manifest.metrics)),
-        parity_json=json.dumps(plain(manifest.parity)),
-        provenance_json=json.dumps(plain(manifest.provenance)),
-        provider=engine.provider,
-        provider_fallback=engine.fallback,
-        score_tolerance=SCORE_TOLERANCE,
-        map_tolerance=MAP_TOLERANCE,
-        limits=Limits(
-            max_pixels=settings.max_pixels,
-            max_request_bytes=settings.max_request_bytes,
-            max_reply_bytes=settings.max_reply_bytes,
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            max_stream_frames=settings.max_stream_frames,
-            max_shared_bytes=settings.offered_shared_bytes,
-        ),
-        fast_decode=settings.fast_decode,
-    )
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{address} cannot be listened on: another server is there, or it is no address of this machine; "
+            "choose another one, or port 0 for any free port"
+        ) from error
+    return f"{host}:{port}"
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -6,30 +6,48 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
-from serving.messages import ModelInfo
-from serving.pipeline import Pipeline
+from serving.fleet import Fleet
+from serving.pipeline import Newest
 from serving.shared_frames import SharedFrames
-from serving.status import ERROR_KEY, message_of, status_of
-from serving.streams import answer_stream
+from serving.status import abort
+from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
-from vision.errors import DefectLensError, ShuttingDownError
+from serving.wire_status import status_to_proto
+from vision.errors import DefectLensError, SettingsError, ShuttingDownError
+
+# Cameras of one stream that may ask for something of their own.
+_MOST_CAMERAS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Whose frame it is: the deadline of its call, its trace, whom frames without a camera's name count for, and of a
+    stream the cameras whose newest frame wins (None: a single call).
+    """
+
+    deadline: float | None
+    trace: Any
+    peer: str
+    live: dict[str, Newest] | None = None
 
 
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
-    """One pipeline over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
+    """A fleet over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, pipeline: Pipeline, info: ModelInfo, telemetry: Telemetry, shared: SharedFrames) -> None:
+    def __init__(self, fleet: Fleet, telemetry: Telemetry, shared: SharedFrames) -> None:
         self.draining = asyncio.Event()
-        self._pipeline = pipeline
-        self._info = info
+        self._fleet = fleet
         self._telemetry = telemetry
         self._shared = shared
+        limits = fleet.default.info.limits
+        self._shares = Shares(limits.max_stream_frames, limits.max_queue)
         self._open_calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,36 +61,39 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     ) -> pb.InspectResponse:
         self._count_until_done(context)
         try:
-            return await self._answer(request, self._deadline(context), accepted=False)
+            return await self._answer(request, _Caller(self._deadline(context), self._trace(context), context.peer()))
         except DefectLensError as error:
-            await _abort(context, error)
+            _let_go(error)
+            await abort(context, error)
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: Any
     ) -> AsyncIterator[pb.InspectResponse]:
         self._count_until_done(context)
-        deadline = self._deadline(context)
+        caller = _Caller(self._deadline(context), self._trace(context), context.peer(), live={})
 
         async def answer(request: pb.InspectRequest) -> pb.InspectResponse:
             try:
-                return await self._answer(request, deadline, accepted=True)
+                return await self._answer(request, caller)
             except DefectLensError as error:
-                return error_to_proto(error, self._info, request.request_id)
+                _let_go(error)
+                return error_to_proto(error, self._fleet.default.info, request.request_id)
 
-        most = self._info.limits.max_stream_frames
         try:
-            async with aclosing(answer_stream(request_iterator, answer, most, self.draining)) as answers:
+            async with aclosing(answer_stream(request_iterator, answer, self._shares, self.draining)) as answers:
                 async for reply in answers:
+                    reply.credits = self._shares.credits
                     yield reply
         except ShuttingDownError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def GetModel(  # noqa: N802
-        self,
-        request: pb.GetModelRequest,  # noqa: ARG002
-        context: Any,  # noqa: ARG002
+        self, request: pb.GetModelRequest, context: Any
     ) -> pb.GetModelResponse:
-        return wire.model_to_proto(self._info)
+        try:
+            return wire.model_to_proto(self._fleet.choose(request.model).info)
+        except DefectLensError as error:
+            await abort(context, error)
 
     async def ShareMemory(  # type: ignore[override]  # noqa: N802, what grpc.aio also takes
         self, request: pb.ShareMemoryRequest, context: Any
@@ -86,19 +107,33 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
                 await self.wait_until_idle()  # a stream may have read frames that it has not looked for yet
                 raise ShuttingDownError("the server is shutting down; share the memory with the next one")
         except DefectLensError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
-    async def _answer(
-        self, message: pb.InspectRequest, deadline: float | None, *, accepted: bool
-    ) -> pb.InspectResponse:
+    async def GetStatus(  # noqa: N802
+        self,
+        request: pb.GetStatusRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> pb.GetStatusResponse:
+        return status_to_proto(await asyncio.to_thread(self._telemetry.status, self._fleet.served))
+
+    async def _answer(self, message: pb.InspectRequest, caller: _Caller) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
-            with self._telemetry.frame(message.request_id) as record:
+            with self._telemetry.frame(message.request_id, message.camera_id, caller.trace) as record:
                 request = record.request = wire.request_from_proto(message, self._shared.view)
-                result = await self._pipeline.inspect(request, deadline=deadline, accepted=accepted)
-                reply = reply_to_proto(result, request, self._info, message.request_id)
+                served = self._fleet.choose(request.model, request.model_version)
+                newest = None if caller.live is None else _newest(message, caller.live)
+                result = await served.inspect(
+                    request,
+                    camera=request.camera_id or caller.peer,
+                    deadline=caller.deadline,
+                    accepted=caller.live is not None,
+                    newest=newest,
+                )
+                reply = reply_to_proto(result, request, served.info, message.request_id)
                 record.result = result
+                await self._fleet.observe(served, request, message.request_id, result.inspection)
                 return reply
         except DefectLensError:
             raise
@@ -109,7 +144,12 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
 
     def _deadline(self, context: Any) -> float | None:
         remaining_s: float | None = context.time_remaining()
-        return None if remaining_s is None else self._pipeline.clock() + remaining_s
+        return None if remaining_s is None else self._fleet.clock() + remaining_s
+
+    def _trace(self, context: Any) -> Any:
+        """The caller's trace context; its spans are joined where traces are on."""
+        tracing = self._telemetry.tracing
+        return None if tracing is None else tracing.parent_of(context.invocation_metadata())
 
     def _count_until_done(self, context: Any) -> None:
         self._open_calls += 1
@@ -122,7 +162,25 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
             self._idle.set()
 
 
-async def _abort(context: Any, error: DefectLensError) -> NoReturn:
-    status = status_of(error)
-    await context.abort(status.grpc, message_of(error), ((ERROR_KEY, pb.ErrorCode.Name(status.code)),))
-    raise AssertionError("abort always raises")  # pragma: no cover, tells the type checker
+def _let_go(error: BaseException | None) -> None:
+    """An error holds the calls that it went through, and they hold the frame, in circles that Python's collector finds
+    much later: too late for memory that belongs to a camera.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _newest(message: pb.InspectRequest, live: dict[str, Newest]) -> Newest | None:
+    """What the frame supersedes, after it has had its say about its camera."""
+    camera = message.camera_id
+    if message.HasField("stream"):
+        if not message.stream.newest_frame_wins:
+            live.pop(camera, None)
+        elif camera not in live:
+            if len(live) >= _MOST_CAMERAS:
+                raise SettingsError(
+                    f"{_MOST_CAMERAS} cameras of this stream have the newest frame win already; open another stream"
+                )
+            live[camera] = Newest()
+    return live.get(camera)

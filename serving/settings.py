@@ -27,7 +27,10 @@ class ServerSettings:
     """How a bundle is served.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle that answers requests which name no model.
+        further_bundles: folders of more bundles, asked for by name.
+        watch: a folder whose subfolders are bundles: new ones are served as they come.
+        admin: ``host:port`` of the AdminService; None offers none.
         address: ``host:port``, where port 0 takes a free one, or ``unix:/path`` of a socket to be made.
         provider: the execution provider asked for.
         strict_provider: refuse to start on another provider than the one asked for.
@@ -42,9 +45,14 @@ class ServerSettings:
         fast_decode: decode JPEGs much larger than the model's input at a reduced scale. Scores then differ from those
             of a full decode by far more than ``SCORE_TOLERANCE`` (docs/experiments.md).
         drain_seconds: how long a shutdown waits for accepted frames.
+        metrics: ``host:port`` of the Prometheus metrics; None serves none.
+        traces: OTLP endpoint that spans are sent to, e.g. ``http://127.0.0.1:4317``; None makes none.
     """
 
     bundle: Path
+    further_bundles: tuple[Path, ...] = ()
+    watch: Path | None = None
+    admin: str | None = None
     address: str = "127.0.0.1:50051"
     provider: Provider = "auto"
     strict_provider: bool = False
@@ -58,6 +66,8 @@ class ServerSettings:
     max_shared_bytes: int = 4096 * _MIB
     fast_decode: bool = False
     drain_seconds: float = 10.0
+    metrics: str | None = None
+    traces: str | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
@@ -70,6 +80,12 @@ class ServerSettings:
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
         check_address(self.address)
+        for address in filter(None, (self.admin, self.metrics)):
+            check_address(address, unix=False)
+        if self.watch is not None and not self.watch.is_dir():
+            raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise SettingsError(f"traces go to an endpoint such as http://127.0.0.1:4317; got {self.traces!r}")
 
     @property
     def is_loopback(self) -> bool:
@@ -118,13 +134,13 @@ def socket_path(address: str) -> Path | None:
     return Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
 
 
-def check_address(address: str) -> None:
+def check_address(address: str, *, unix: bool = True) -> None:
     """Refuse what is no address.
 
     Raises:
-        SettingsError: neither ``host:port`` nor ``unix:/path``.
+        SettingsError: neither ``host:port`` nor, where ``unix`` allows it, ``unix:/path``.
     """
-    path = socket_path(address)
+    path = socket_path(address) if unix else None
     if path is not None:
         if not path.is_absolute() or len(os.fsencode(path)) > _LONGEST_PATH:
             raise SettingsError(

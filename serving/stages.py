@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from serving.maps import EncodedMap, encode_map, encoded_size
 from serving.messages import EncodedImage, FrameRequest, Outputs
 from vision.bundle import Manifest
-from vision.errors import EmptyRequestError, SettingsError, UnknownClassError, WrongModelError
+from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
 from vision.postprocess import judge
 from vision.preprocess import decode_for, decode_image, decode_raw, to_model_input
@@ -57,13 +57,8 @@ def check_request(request: FrameRequest, manifest: Manifest) -> None:
     """Refuse what can be refused without looking at the pixels.
 
     Raises:
-        WrongModelError, UnknownClassError, EmptyRequestError.
+        UnknownClassError, EmptyRequestError.
     """
-    if request.model and request.model != manifest.name:
-        raise WrongModelError(
-            f"the model {request.model!r} was asked for, this server has {manifest.name!r} (version "
-            f"{manifest.version}); ask for that one, leave the name out, or take another server"
-        )
     outputs = request.outputs
     asked = {*_names(outputs.saliency, ()), *_names(outputs.attention, ()), outputs.overlay_class} - {""}
     if unknown := sorted(asked - set(manifest.classes)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import grpc
 
@@ -11,6 +13,8 @@ from vision import errors
 
 ERROR_KEY = "defectlens-error"
 """Trailing metadata of a failed call: the name of its ``ErrorCode``."""
+RETRY_KEY = "defectlens-retry-after-ms"
+"""Likewise of an overloaded server: when there should be room, in ms from now, as a whole number."""
 PROVIDER_KEY = "defectlens-provider"
 """Initial metadata of health replies: the execution provider that really runs the model."""
 FALLBACK_KEY = "defectlens-provider-fallback"
@@ -47,6 +51,7 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.WrongModelError: Status(grpc.StatusCode.NOT_FOUND, pb.WRONG_MODEL),
     errors.DeadlineError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, pb.DEADLINE_PASSED),
     errors.OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, pb.OVERLOADED),
+    errors.SupersededError: Status(grpc.StatusCode.ABORTED, pb.SUPERSEDED),
     errors.ShuttingDownError: Status(grpc.StatusCode.UNAVAILABLE, pb.SHUTTING_DOWN),
     errors.UnreachableError: Status(grpc.StatusCode.UNAVAILABLE, pb.UNREACHABLE),
     errors.ProviderError: Status(_PRECONDITION, pb.PROVIDER_UNAVAILABLE),
@@ -78,6 +83,14 @@ def message_of(error: BaseException) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
 
 
+async def abort(context: Any, error: errors.DefectLensError) -> NoReturn:
+    """End a call with the error's status, and its name in the trailing metadata."""
+    status = status_of(error)
+    metadata = ((ERROR_KEY, pb.ErrorCode.Name(status.code)), *retry_metadata(error))
+    await context.abort(status.grpc, message_of(error), metadata)
+    raise AssertionError("abort always raises")  # pragma: no cover, tells the type checker
+
+
 def to_proto(error: errors.DefectLensError) -> pb.Error:
     """The error as it stands in the answer of a stream."""
     return pb.Error(code=status_of(error).code, message=message_of(error))
@@ -86,6 +99,18 @@ def to_proto(error: errors.DefectLensError) -> pb.Error:
 def from_proto(error: pb.Error) -> errors.DefectLensError:
     """The error that the server raised, of the same class."""
     return _BY_CODE.get(error.code, errors.DefectLensError)(error.message)
+
+
+def retry_metadata(error: errors.DefectLensError) -> tuple[tuple[str, str], ...]:
+    """When to try again, as trailing metadata; nothing where the error does not say."""
+    if not isinstance(error, errors.OverloadedError) or error.retry_after_s is None:
+        return ()
+    return ((RETRY_KEY, str(max(1, math.ceil(error.retry_after_s * 1000.0)))),)
+
+
+def retry_from_metadata(text: str | None) -> float | None:
+    """Seconds, from the value of ``RETRY_KEY``; None where it is absent or no whole number."""
+    return int(text) / 1000.0 if text is not None and text.isascii() and text.isdigit() else None
 
 
 def from_status(code: grpc.StatusCode, details: str, error_name: str | None, address: str) -> errors.DefectLensError:

@@ -34,6 +34,7 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
         part_id=request.part_id,
         lot=request.lot,
         model=request.model,
+        model_version=request.model_version,
         timeout_ms=request.timeout_ms,
         outputs=_outputs_to_proto(request.outputs),
     )
@@ -68,6 +69,7 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
         lot=message.lot,
         capture_time_ns=_nanoseconds(message.capture_time) if message.HasField("capture_time") else None,
         model=message.model,
+        model_version=message.model_version,
         timeout_ms=message.timeout_ms,
         outputs=_outputs_from_proto(message.outputs),
     )

@@ -6,6 +6,7 @@ speak for the class ``bright``, dark ones for ``dark``. The frame's anomaly scor
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.messages import Timings
+from serving.pipeline import FrameResult
+from serving.stages import EncodedMaps
 from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
 from vision.decision import OperatingPoint
 from vision.engine import Engine
 from vision.preprocess import InputSpec
-from vision.types import ModelOutputs
+from vision.types import Inspection, ModelOutputs, Verdict
 
 CELL = 8
 GREY = 128
@@ -40,6 +44,7 @@ def make_bundle(
     class_map: bool = True,
     white_level: int = 65535,
     work: int = 0,
+    image_threshold: float = 0.3,
     damage_golden: bool = False,
 ) -> Path:
     """Write a bundle that ``load_bundle`` accepts.
@@ -47,6 +52,7 @@ def make_bundle(
     Args:
         anomaly: False gives a model that never saw a good part: only the classes ``bright`` and ``dark``.
         work: makes inference slow: so many products of 512x512 matrices a batch.
+        image_threshold: of the operating point; below 0 every part is a reject.
         damage_golden: expected outputs that no runtime will ever give, with digests that fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +63,7 @@ def make_bundle(
     if damage_golden:
         outputs = ModelOutputs(outputs.class_logits + 1.0, outputs.saliency_map, outputs.attention_map)
     write_golden(folder, frames, outputs)
+    thresholds = {"image_threshold": image_threshold, "review_threshold": min(image_threshold, 0.2)}
     manifest = BundleManifest(
         name=name,
         version=version,
@@ -65,7 +72,7 @@ def make_bundle(
         classes=CLASSES if anomaly else CLASSES[1:],
         good_class="good" if anomaly else None,
         predicts_by_anomaly_score=False,
-        operating_point=OPERATING_POINT if anomaly else NO_ANOMALY_POINT,
+        operating_point=replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT,
         calibration_scores=CALIBRATION if anomaly else (),
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},
@@ -80,6 +87,29 @@ def part(height: int = 64, width: int = 96, *, spot: int = GREY, at: tuple[int, 
     frame = np.full((height, width, 3), GREY, np.uint8)
     frame[at[0] : at[0] + 16, at[1] : at[1] + 16] = spot
     return frame
+
+
+def frame_result(verdict: Verdict = Verdict.PASS, **milliseconds: float) -> FrameResult:
+    """What a pipeline says about a frame; every stage took 1 ms, all together 6, unless ``decode_ms=...`` says else."""
+    nothing = np.zeros((0, 0, 0), np.float32)
+    inspection = Inspection(
+        verdict=verdict,
+        reason="made up",
+        predicted=CLASSES[0],
+        class_scores=np.zeros(0, np.float32),
+        class_logits=np.zeros(0, np.float32),
+        anomaly_score=None,
+        calibrated_anomaly_score=None,
+        regions=(),
+        anomaly_map=None,
+        saliency_map=nothing,
+        attention_map=nothing,
+        class_map=None,
+        frame_height=64,
+        frame_width=96,
+    )
+    stages = {field.name: 1.0 for field in fields(Timings)} | {"total_ms": 6.0} | milliseconds
+    return FrameResult(inspection, EncodedMaps(), b"", Timings(**stages), batch_size=4)
 
 
 def _model(height: int, width: int, *, anomaly: bool, class_map: bool, work: int) -> onnx.ModelProto:

@@ -91,6 +91,13 @@ class Engine:
         values: Sequence[Any] = self._session.run(self._outputs, {"frames": frames})
         return ModelOutputs(**dict(zip(self._outputs, values, strict=True)))
 
+    def close(self) -> None:
+        """Give the model's memory back now; ``run`` must not be called any more.
+
+        Python alone would do it much later: its collector does not see how large a session is.
+        """
+        del self._session
+
     def _check_provider(self, wanted: str, strict: bool) -> None:
         if not self.fallback:
             return

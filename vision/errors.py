@@ -18,7 +18,8 @@
     │   ├── UnknownClassError       saliency was asked for a class that the model does not have
     │   └── WrongModelError         a request names another model than the one served
     ├── DeadlineError               the answer would come after the caller's deadline
-    ├── OverloadedError             a bounded queue is full
+    ├── OverloadedError             a bounded queue is full, or too much work is in front; says when to try again
+    ├── SupersededError             a newer frame of a live camera took the place of this one
     ├── ShuttingDownError           the server drains and takes no new frames
     ├── UnreachableError            no inspection server answers at the address
     ├── ProviderError               the execution provider asked for is not to be had
@@ -102,7 +103,18 @@ class DeadlineError(DefectLensError):
 
 
 class OverloadedError(DefectLensError):
-    """A bounded queue is full."""
+    """A bounded queue is full, or the work in it leaves no time for the frame.
+
+    ``retry_after_s``: when there should be room, in seconds from now, as far as the server can tell.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class SupersededError(DefectLensError):
+    """A newer frame of the same live camera took the place of this one before its inference began."""
 
 
 class ShuttingDownError(DefectLensError):

@@ -1,128 +1,241 @@
+"""The scheduler on a virtual machine: the same on every run, without a sleep."""
+
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections import Counter
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from serving.batcher import Batcher
-from vision.errors import DeadlineError, OverloadedError, ShuttingDownError
-from vision.types import ModelOutputs
-
-
-class Engine:
-    """Gives back the first pixel of each frame; breaks on 13; notes its batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.inside = 0
-
-    def run(self, frames: NDArray[np.uint8]) -> ModelOutputs:
-        self.inside += 1
-        assert self.inside == 1, "two inferences at once"
-        self.batches.append(len(frames))
-        assert self.gate.wait(5)
-        self.inside -= 1
-        if (frames[:, 0, 0, 0] == 13).any():
-            raise ValueError("unlucky")
-        logits = frames[:, 0, 0, :1].astype(np.float32)
-        maps = np.zeros((len(frames), 1, 1, 1), np.float32)
-        return ModelOutputs(logits, maps, maps)
+from serving.waiting import Ride
+from tests.serving.virtual import UNLUCKY, Rig, linear, outcomes, shared, simulate, values
+from vision.errors import DeadlineError, OverloadedError
 
 
-def frame(value: int) -> NDArray[np.uint8]:
-    return np.full((2, 2, 3), value, np.uint8)
+def until_four(size: int) -> float:
+    """Beyond 4 frames a batch is as dear a frame as 4 are."""
+    return 0.010 + 0.010 * size if size <= 4 else 0.0125 * size
 
 
-@asynccontextmanager
-async def running(
-    engine: Engine, more_coming: Callable[[int], bool] = lambda _: True, **options: Any
-) -> AsyncIterator[Batcher]:
-    defaults: dict[str, Any] = {"max_batch": 4, "max_wait_s": 0.02, "max_queue": 8, "clock": time.monotonic}
-    batcher = Batcher(engine.run, more_coming=more_coming, **(defaults | options))
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        engine.gate.set()
-        await batcher.drain()
+def test_frames_ride_together_and_get_their_own_rows() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        return await outcomes([rig.send(value) for value in range(6)])
+
+    results, rig = simulate(story, shared, prepare_s=0.001, threads=8)
+    assert values(results) == list(range(6))
+    assert rig.batches == [[0, 1, 2, 3], [4, 5]]
+    assert [ride.batch_size for ride in results if isinstance(ride, Ride)] == [4, 4, 4, 4, 2, 2]
 
 
-async def test_frames_ride_together_and_get_their_own_rows() -> None:
-    engine = Engine()
-    async with running(engine) as batcher:
-        rides = await asyncio.gather(*(batcher.submit(frame(value), None) for value in range(6)))
-    assert [float(ride.outputs.class_logits[0, 0]) for ride in rides] == list(range(6))
-    assert engine.batches == [4, 2]
-    assert [ride.batch_size for ride in rides] == [4, 4, 4, 4, 2, 2]
+def test_one_frame_that_breaks_the_batch_fails_alone() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        return await outcomes([rig.send(value) for value in (1, UNLUCKY, 3)])
+
+    results, _ = simulate(story, shared, prepare_s=0.001, threads=4)
+    assert isinstance(results[1], ValueError)
+    assert values(results) == [1.0, 3.0]
 
 
-async def test_a_lone_frame_does_not_wait() -> None:
-    async with running(Engine(), more_coming=lambda gathered: gathered < 1, max_wait_s=5.0) as batcher:
-        ride = await asyncio.wait_for(batcher.submit(frame(1), None), 2)
-    assert ride.batch_size == 1
-    assert ride.queue_ms < 1000
+def test_a_frame_that_cannot_be_prepared_fails_alone() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        def broken() -> None:
+            raise ValueError("no image")
+
+        bad = rig.batcher.admit(broken, camera="a")  # type: ignore[arg-type]
+        return await outcomes([rig.answer(0, bad), rig.send(1)])
+
+    results, rig = simulate(story, shared)
+    assert isinstance(results[0], ValueError)
+    assert rig.batches == [[1]]
 
 
-async def test_one_frame_that_breaks_the_batch_fails_alone() -> None:
-    async with running(Engine()) as batcher:
-        rides = await asyncio.gather(
-            *(batcher.submit(frame(value), None) for value in (1, 13, 3)), return_exceptions=True
-        )
-    assert isinstance(rides[1], ValueError)
-    assert [ride.batch_size for ride in rides if not isinstance(ride, BaseException)] == [1, 1]
+@pytest.mark.parametrize(("cost", "largest"), [(shared, 8), (until_four, 4), (linear, 1)])
+def test_a_batch_is_no_larger_than_it_pays(cost: object, largest: int) -> None:
+    async def story(rig: Rig) -> None:
+        await outcomes([rig.send(value) for value in range(100, 132)])
+
+    _, rig = simulate(story, cost, max_batch=8, threads=32)  # type: ignore[arg-type]
+    assert max(map(len, rig.batches)) == largest
+    assert sum(map(len, rig.batches)) == 32
 
 
-async def test_a_deadline_that_passed_in_the_queue_costs_no_inference() -> None:
-    engine = Engine()
-    engine.gate.clear()
-    async with running(engine) as batcher:
-        first = asyncio.create_task(batcher.submit(frame(1), None))
-        await asyncio.sleep(0.05)
-        late = asyncio.create_task(batcher.submit(frame(2), time.monotonic() + 0.01))
-        await asyncio.sleep(0.05)
-        engine.gate.set()
-        await first
-        with pytest.raises(DeadlineError, match="before inference"):
-            await late
-    assert engine.batches == [1]
+def test_a_lone_frame_does_not_wait() -> None:
+    async def story(rig: Rig) -> Ride:
+        return await rig.send(1)
+
+    ride, _ = simulate(story, shared, max_wait_s=5.0)
+    assert ride.queue_ms == pytest.approx(0.0, abs=0.01)
 
 
-async def test_a_full_queue_is_overloaded_and_a_gone_caller_costs_nothing() -> None:
-    engine = Engine()
-    engine.gate.clear()
-    async with running(engine, max_queue=2, max_wait_s=0.0) as batcher:
-        tasks = [asyncio.create_task(batcher.submit(frame(1), None))]
-        await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(batcher.submit(frame(value), None)) for value in (2, 3)]
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="2 frames"):
-            await batcher.submit(frame(4), None)
-        tasks[2].cancel()
-        engine.gate.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    assert engine.batches == [1, 1]
+async def _two_with_one_behind(rig: Rig) -> list[Ride | BaseException]:
+    """The second frame is prepared 4 ms after the first."""
+    first = rig.send(1)
+    await asyncio.sleep(0.004)
+    return await outcomes([first, rig.send(2)])
 
 
-async def test_drain_answers_what_is_queued_and_takes_no_more() -> None:
-    engine = Engine()
-    engine.gate.clear()
-    async with running(engine) as batcher:
-        tasks = [asyncio.create_task(batcher.submit(frame(value), None)) for value in range(7)]
-        await asyncio.sleep(0.05)
-        draining = asyncio.create_task(batcher.drain())
-        await asyncio.sleep(0.01)
-        with pytest.raises(ShuttingDownError):
-            await batcher.submit(frame(9), None)
-        engine.gate.set()
-        await draining
-        rides = await asyncio.gather(*tasks)
-    assert [float(ride.outputs.class_logits[0, 0]) for ride in rides] == list(range(7))
+def test_a_frame_waits_for_one_that_is_on_its_way_if_that_saves_more() -> None:
+    _, rig = simulate(_two_with_one_behind, shared, prepare_s=0.006, max_wait_s=0.005)
+    assert rig.batches == [[1, 2]]
+
+
+@pytest.mark.parametrize(("cost", "max_wait_s"), [(shared, 0.001), (linear, 0.005)])
+def test_a_frame_waits_no_longer_than_allowed_or_worth_it(cost: object, max_wait_s: float) -> None:
+    _, rig = simulate(_two_with_one_behind, cost, prepare_s=0.006, max_wait_s=max_wait_s)  # type: ignore[arg-type]
+    assert rig.batches == [[1], [2]]
+
+
+def test_a_frame_does_not_wait_for_others_beyond_its_deadline() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        first = rig.send(1, within=0.020)  # 6 ms to prepare, 12 ms for an inference of two
+        await asyncio.sleep(0.004)
+        return await outcomes([first, rig.send(2)])
+
+    results, rig = simulate(story, shared, prepare_s=0.006, max_wait_s=0.005)
+    assert values(results) == [1.0, 2.0]
+    assert rig.batches == [[1], [2]]
+
+
+def test_the_earliest_deadline_goes_first_and_frames_without_one_in_between() -> None:
+    async def story(rig: Rig) -> None:
+        tasks = [rig.send(0)]
+        await asyncio.sleep(0.001)
+        tasks += [rig.send(1, within=0.3), rig.send(2, "b"), rig.send(3, within=0.05), rig.send(4, within=0.2)]
+        await outcomes(tasks)
+
+    _, rig = simulate(story, linear, max_batch=1)
+    assert rig.batches == [[0], [3], [2], [4], [1]]
+
+
+def test_preparation_goes_by_urgency_too() -> None:
+    async def story(rig: Rig) -> None:
+        tasks = [rig.send(value, within=5.0) for value in range(6)]
+        await asyncio.sleep(0.001)
+        await outcomes([*tasks, rig.send(9, within=1.0)])
+
+    _, rig = simulate(story, linear, prepare_s=0.01, threads=1)
+    assert rig.prepared.index(9) <= 2  # behind the one in the thread and the one handed over with it
+
+
+def test_frames_without_a_deadline_do_not_starve() -> None:
+    async def story(rig: Rig) -> float:
+        start = rig.clock()
+        patient = rig.send(1, "patient")
+        tasks = []
+        for _ in range(300):  # frames with deadlines as fast as the engine can take them
+            tasks.append(rig.send(2, "hasty", within=0.04))
+            await asyncio.sleep(0.0101)
+            if patient.done():
+                break
+        await outcomes(tasks)
+        return rig.finished[1] - start
+
+    waited_s, _ = simulate(story, linear, max_batch=1)
+    assert waited_s < 0.3
+
+
+def test_a_flood_without_deadlines_takes_turns_with_the_others() -> None:
+    async def story(rig: Rig) -> None:
+        flood = [rig.send(value, "flood") for value in range(30)]
+        await asyncio.sleep(0.002)
+        await outcomes([*flood, rig.send(100, "calm"), rig.send(101, "calm")])
+
+    _, rig = simulate(story, linear, max_batch=1, threads=40)
+    order = [batch[0] for batch in rig.batches]
+    assert order.index(100) <= 2
+    assert order.index(101) <= 4
+
+
+def test_a_flood_with_deadlines_pushes_nobody_out() -> None:
+    async def story(rig: Rig) -> dict[str, Counter[str]]:
+        came: dict[str, Counter[str]] = {"flood": Counter(), "calm": Counter()}
+
+        async def one(value: int, camera: str) -> None:
+            try:
+                await rig.send(value, camera, within=0.05)
+                came[camera]["answered"] += 1
+            except (DeadlineError, OverloadedError) as error:
+                came[camera][type(error).__name__] += 1
+
+        async def camera(name: str, every_s: float, count: int) -> None:
+            tasks = []
+            for value in range(count):
+                tasks.append(asyncio.create_task(one(100 + value % 100, name)))
+                await asyncio.sleep(every_s)
+            await asyncio.gather(*tasks)
+
+        await asyncio.gather(camera("flood", 0.001, 5000), camera("calm", 0.0501, 100))
+        return came
+
+    came, _ = simulate(story, linear, max_batch=1)
+    assert came["calm"]["answered"] >= 99
+    assert came["flood"]["answered"] >= 350  # what is left is not wasted
+    assert sum(came["flood"].values()) == 5000
+
+
+def test_when_the_server_is_full_the_camera_with_most_frames_gives_way() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        flood = [rig.send(value, "flood") for value in range(10)]
+        await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError, match="10 frames are in work"):
+            rig.send(10, "flood")
+        calm = [rig.send(value, "calm") for value in (20, 21, 22)]
+        with pytest.raises(OverloadedError):  # they have a fair part by now
+            rig.send(23, "calm")
+        return await outcomes([*flood, *calm])
+
+    results, rig = simulate(story, linear, max_batch=1, max_queue=10)
+    gave_way = [index for index, result in enumerate(results) if isinstance(result, OverloadedError)]
+    assert gave_way == [7, 8, 9]  # the newest of the flood
+    assert "camera 'flood'" in str(results[9])
+    assert len(rig.batches) == 10
+
+
+def test_frames_of_streams_wait_for_a_place_and_give_way_to_nobody() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        tasks = [rig.send(value, "stream", may_wait=True) for value in range(9)]
+        await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError):
+            rig.send(20, "other")
+        return await outcomes(tasks)
+
+    results, _ = simulate(story, linear, max_batch=1, max_queue=3)
+    assert sorted(values(results)) == list(range(9))
+
+
+def test_bytes_are_bounded_and_a_single_frame_is_always_let_in() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        tasks = [rig.send(1, size=500)]
+        with pytest.raises(OverloadedError, match="500 bytes") as caught:
+            rig.send(2, size=1)
+        assert caught.value.retry_after_s == pytest.approx(0.010)
+        tasks += [rig.send(value, size=60, may_wait=True) for value in (3, 4, 5)]
+        return await outcomes(tasks)
+
+    results, _ = simulate(story, linear, max_bytes=100)
+    assert values(results) == [1.0, 3.0, 4.0, 5.0]
+
+
+def test_a_deadline_that_nobody_could_meet_costs_nothing() -> None:
+    async def story(rig: Rig) -> None:
+        with pytest.raises(DeadlineError, match="nothing was spent"):
+            rig.send(1, within=0.009)
+        with pytest.raises(DeadlineError, match="deadline passed"):
+            rig.send(2, within=-1.0)
+
+    _, rig = simulate(story, linear)
+    assert rig.batches == rig.prepared == []
+
+
+def test_a_deadline_behind_too_much_work_is_refused_at_once_with_a_time_that_holds() -> None:
+    async def story(rig: Rig) -> None:
+        tasks = [rig.send(value, within=0.05) for value in range(5)]
+        await asyncio.sleep(0.001)
+        with pytest.raises(OverloadedError) as caught:
+            rig.send(100, within=0.05)
+        assert caught.value.retry_after_s is not None
+        await asyncio.sleep(caught.value.retry_after_s)
+        await outcomes([*tasks, rig.send(100, within=0.05)])
+
+    _, rig = simulate(story, linear, max_batch=1)
+    assert sum(batch == [100] for batch in rig.batches) == 1

@@ -48,6 +48,21 @@ def serving(bundle: Path, log: Path, *options: str) -> Iterator[tuple[str, subpr
         output, _ = process.communicate(timeout=20)
     assert "ready on " in output
     assert not ready.exists()
+    if process.returncode == 0:
+        assert_accounts_add_up(log)
+
+
+def assert_accounts_add_up(log: Path) -> None:
+    """By the last line of a server's log."""
+    assert "accounting_broken" not in log.read_text()
+    last = log.read_text().splitlines()[-1]
+    if last.startswith("{"):
+        counts = json.loads(last)
+    else:
+        words = last.partition("event=stopped ")[2].split()
+        counts = {name: int(count) for name, _, count in (word.partition("=") for word in words)}
+    assert counts["received"] == counts["judged"] + counts["not_judged"] + counts["errors"]
+    assert counts["in_flight"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,7 @@ def test_the_front_door_is_locked() -> None:
         "RawImage",
         "RetryPolicy",
         "ServerSettings",
+        "ServerStatus",
         "SharedMemory",
         "SharedSlot",
         "StreamAnswer",

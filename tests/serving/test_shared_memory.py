@@ -21,7 +21,8 @@ from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import AsyncInspectionClient, FrameRequest, InspectionClient, Outputs, StreamAnswer
 from serving.calls import error_of
-from tests.fakes import part
+from serving.served import Served
+from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
 from tests.serving.test_shared_frames import PROOF, mappings, memfd
 from vision.errors import OverloadedError, RawSizeError, SettingsError, SharedMemoryError, UnreachableError
@@ -151,7 +152,7 @@ async def test_a_frame_in_work_outlives_its_camera(serve: Serve, slow_bundle: Pa
                 image = (await memory.take()).raw(96, 64, PixelFormat.RGB8)
                 image.pixels[:] = part(spot=0)
                 calls.append(asyncio.create_task(client.inspect(image)))
-            await until(lambda: server.telemetry.in_flight == 4)
+            await until(lambda: server.telemetry.received == 4)
         await until(lambda: not len(server.shared_frames))
         for reply in await asyncio.gather(*calls):
             assert reply.inspection.predicted == "dark"
@@ -169,7 +170,7 @@ async def test_the_end_of_the_server_waits_for_frames_and_not_for_regions(serve:
             image = (await memory.take()).raw(96, 64, PixelFormat.RGB8)
             image.pixels[:] = 128
             calls.append(asyncio.create_task(client.inspect(image)))
-        await until(lambda: server.telemetry.in_flight == 4)
+        await until(lambda: server.telemetry.received == 4)
         await asyncio.wait_for(server.stop(), 5)
         assert all(reply.inspection.verdict is Verdict.PASS for reply in await asyncio.gather(*calls))
 
@@ -223,6 +224,31 @@ async def test_any_numbers_in_a_request_are_answered_with_our_error(serve: Serve
                 await stub.ShareMemory(request).read()
             assert isinstance(error_of(caught.value, ""), SharedMemoryError)
         assert (await client.inspect(part())).inspection.verdict is Verdict.PASS
+        # Errors hold the calls that they went through, and those the frames: not for longer than the answer takes.
+        await until(lambda: not mappings("guest"))
+
+
+async def test_a_candidate_on_trial_sees_the_frame_and_not_what_comes_into_its_slot_next(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspect = Served.inspect
+
+    async def late(self: Served, *arguments: Any, **options: Any) -> Any:
+        if self.info.model.version == "2":
+            await asyncio.sleep(0.1)
+        return await inspect(self, *arguments, **options)
+
+    monkeypatch.setattr(Served, "inspect", late)
+    async with serve() as (server, client), client.shared_memory(slots=1, slot_bytes=SLOT) as memory:
+        model = await server.fleet.shadow(make_bundle(tmp_path / "two", version="2"), 1.0)
+        with await memory.take() as slot:
+            image = slot.raw(96, 64, PixelFormat.RGB8)
+            image.pixels[:] = part(spot=255)
+            assert (await client.inspect(image)).inspection.verdict is Verdict.REJECT
+            image.pixels[:] = 128
+        assert model.shadow is not None
+        await model.shadow.settle()
+        assert (model.shadow.compared, model.shadow.disagreements) == (1, 0)
 
 
 class Mute(pb_grpc.InspectionServiceServicer):

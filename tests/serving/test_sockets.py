@@ -103,7 +103,7 @@ async def test_the_end_of_the_old_server_leaves_the_new_ones_socket(
     """A restart with an overlap: the old server still drains while the new one serves under the same name."""
     async with serve(slow_bundle, address=f"unix:{path}", max_batch=1) as (old, client):
         calls = [asyncio.create_task(client.inspect(part())) for _ in range(10)]
-        while old.telemetry.in_flight < 10:
+        while old.telemetry.received < 10:
             await asyncio.sleep(0.005)
         stopping = asyncio.create_task(old.stop())
         await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ import pytest
 from serving import FrameRequest, Outputs, RawImage, StreamAnswer
 from serving.calls import as_request
 from serving.messages import EncodedImage
-from serving.streams import answer_stream
+from serving.streams import Shares, answer_stream
 from tests.fakes import part
 from tests.serving.conftest import Serve, png
 from vision.errors import (
@@ -144,7 +144,7 @@ async def test_unread_answers_stop_the_reading() -> None:
     async def answer(value: int) -> int:
         return value
 
-    answers = answer_stream(requests(), answer, 3, asyncio.Event())
+    answers = answer_stream(requests(), answer, Shares(3, 3), asyncio.Event())
     assert await anext(answers) == 0
     for _ in range(20):
         await asyncio.sleep(0)
@@ -169,7 +169,7 @@ async def test_a_drained_stream_answers_what_it_read_and_says_whether_that_was_a
         return value
 
     async def collect(requests: AsyncIterator[int], into: list[int]) -> None:
-        async for value in answer_stream(requests, answer, 8, draining):
+        async for value in answer_stream(requests, answer, Shares(8, 32), draining):
             into.append(value)  # noqa: PERF401, the error at the end is expected
 
     cut: list[int] = []

@@ -168,6 +168,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     PARITY_BROKEN: _ErrorCode.ValueType  # 19
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
+    SUPERSEDED: _ErrorCode.ValueType  # 22
     SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
@@ -195,6 +196,7 @@ PROVIDER_UNAVAILABLE: ErrorCode.ValueType  # 18
 PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
+SUPERSEDED: ErrorCode.ValueType  # 22
 SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
@@ -213,19 +215,23 @@ class InspectRequest(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
     camera_id: _builtins.str
     part_id: _builtins.str
     lot: _builtins.str
     model: _builtins.str
-    """Name of the model that must answer; empty takes the one served."""
+    """Name of the model that must answer; empty takes the default one."""
     timeout_ms: _builtins.int
     """The answer is of no use later than this, in ms after the server received the frame; 0 sets no limit. The deadline
     of the gRPC call counts too.
     """
     encoded: _builtins.bytes
     """A whole JPEG, PNG, BMP, TIFF or WebP file; 8 or 16 bits, grey or colour, alpha is dropped."""
+    model_version: _builtins.str
+    """Version of the model that must answer; empty takes the one that serves. Another one ends in WRONG_MODEL."""
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
         """When the frame was exposed."""
@@ -236,6 +242,10 @@ class InspectRequest(_message.Message):
     def shared(self) -> Global___SharedImage: ...
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
+    @_builtins.property
+    def stream(self) -> Global___StreamOptions:
+        """InspectStream only: holds for this frame and the later ones with its camera_id."""
+
     def __init__(
         self,
         *,
@@ -250,16 +260,44 @@ class InspectRequest(_message.Message):
         raw: Global___RawImage | None = ...,
         shared: Global___SharedImage | None = ...,
         outputs: Global___Outputs | None = ...,
+        stream: Global___StreamOptions | None = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "shared", b"shared"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "shared", b"shared", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw", "shared"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
 
 Global___InspectRequest: _TypeAlias = InspectRequest  # noqa: Y015
+
+@_typing.final
+class StreamOptions(_message.Message):
+    """How one camera's frames on one stream are treated. Where it is not set, as before on this stream; at first, as here
+    with every field unset.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FRAME_WINS_FIELD_NUMBER: _builtins.int
+    newest_frame_wins: _builtins.bool
+    """A frame of which the inference has not begun is answered with NO_VERDICT and the error SUPERSEDED as soon as the
+    stream's next frame with the same camera_id comes in. For live pictures, never for parts.
+    """
+    def __init__(
+        self,
+        *,
+        newest_frame_wins: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_frame_wins", b"newest_frame_wins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
 
 @_typing.final
 class RawImage(_message.Message):
@@ -514,6 +552,7 @@ class InspectResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     FRAME_WIDTH_FIELD_NUMBER: _builtins.int
     FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
@@ -531,6 +570,13 @@ class InspectResponse(_message.Message):
     """In px."""
     frame_height: _builtins.int
     """In px."""
+    credits: _builtins.int
+    """InspectStream only: how many frames of this stream the client may have out (sent, and no answer received yet),
+    this answer's frame no longer counting, from now until another answer says otherwise. >= 1; 0, from a server that
+    knows no credits, says nothing. It shrinks while many streams share the server and grows again afterwards. Before
+    the first answer the client may have Limits.max_stream_frames out. Frames beyond it are not refused: the server
+    stops reading the stream, and they wait in the network.
+    """
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """All classes, in the model's order."""
@@ -588,10 +634,11 @@ class InspectResponse(_message.Message):
         error: Global___Error | None = ...,
         frame_width: _builtins.int = ...,
         frame_height: _builtins.int = ...,
+        credits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
@@ -872,12 +919,17 @@ Global___Error: _TypeAlias = Error  # noqa: Y015
 class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Empty takes the default one."""
     def __init__(
         self,
+        *,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1074,3 +1126,269 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ErrorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    UPTIME_S_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
+    RESIDENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    uptime_s: _builtins.float
+    queue_depth: _builtins.int
+    """Frames that wait for inference now."""
+    resident_memory_bytes: _builtins.int
+    """Of the server's process; 0 where the system does not tell."""
+    @_builtins.property
+    def served(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]: ...
+    @_builtins.property
+    def total(self) -> Global___FrameCounts: ...
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraStatus]:
+        """By name; cameras beyond a server's limit are counted together as "other"."""
+
+    @_builtins.property
+    def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By ErrorCode's name, and CANCELLED for callers that left."""
+
+    @_builtins.property
+    def recent(self) -> Global___RecentFrames: ...
+    def __init__(
+        self,
+        *,
+        uptime_s: _builtins.float = ...,
+        served: _abc.Iterable[Global___ServedModel] | None = ...,
+        total: Global___FrameCounts | None = ...,
+        cameras: _abc.Iterable[Global___CameraStatus] | None = ...,
+        errors: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        recent: Global___RecentFrames | None = ...,
+        queue_depth: _builtins.int = ...,
+        resident_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ServedModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___ModelIdentity: ...
+    @_builtins.property
+    def provider(self) -> Global___Provider: ...
+    def __init__(
+        self,
+        *,
+        model: Global___ModelIdentity | None = ...,
+        provider: Global___Provider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedModel: _TypeAlias = ServedModel  # noqa: Y015
+
+@_typing.final
+class FrameCounts(_message.Message):
+    """Since the start. Always: received = verdicts + no_verdicts + errors + in_flight."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ByVerdictEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    NO_VERDICTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    BY_VERDICT_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    verdicts: _builtins.int
+    """PASS, REJECT and REVIEW."""
+    no_verdicts: _builtins.int
+    """Went through the model, and could not be judged."""
+    errors: _builtins.int
+    """Ended with an error, or in streams with an answer that has `error` set."""
+    in_flight: _builtins.int
+    @_builtins.property
+    def by_verdict(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By Verdict's name; adds up to verdicts + no_verdicts."""
+
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+        verdicts: _builtins.int = ...,
+        no_verdicts: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        by_verdict: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_verdict", b"by_verdict", "errors", b"errors", "in_flight", b"in_flight", "no_verdicts", b"no_verdicts", "received", b"received", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameCounts: _TypeAlias = FrameCounts  # noqa: Y015
+
+@_typing.final
+class CameraStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_ID_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    LAST_FRAME_AGE_S_FIELD_NUMBER: _builtins.int
+    camera_id: _builtins.str
+    """Empty for frames without one."""
+    last_frame_age_s: _builtins.float
+    """Since its last frame came in."""
+    @_builtins.property
+    def counts(self) -> Global___FrameCounts: ...
+    def __init__(
+        self,
+        *,
+        camera_id: _builtins.str = ...,
+        counts: Global___FrameCounts | None = ...,
+        last_frame_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "counts", b"counts", "last_frame_age_s", b"last_frame_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraStatus: _TypeAlias = CameraStatus  # noqa: Y015
+
+@_typing.final
+class RecentFrames(_message.Message):
+    """The answered frames of the last seconds; not set by a server that has answered none in that time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    MEAN_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """How far back they reach."""
+    frames: _builtins.int
+    mean_batch_size: _builtins.float
+    """Frames in an inference."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTimes]:
+        """In the order of Timings."""
+
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        frames: _builtins.int = ...,
+        mean_batch_size: _builtins.float = ...,
+        stages: _abc.Iterable[Global___StageTimes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "mean_batch_size", b"mean_batch_size", "seconds", b"seconds", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentFrames: _TypeAlias = RecentFrames  # noqa: Y015
+
+@_typing.final
+class StageTimes(_message.Message):
+    """Quantiles over the recent frames."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    MAX_MS_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """queue, decode, preprocess, inference, postprocess or total"""
+    p50_ms: _builtins.float
+    p99_ms: _builtins.float
+    max_ms: _builtins.float
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        p50_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+        max_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_ms", b"max_ms", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageTimes: _TypeAlias = StageTimes  # noqa: Y015

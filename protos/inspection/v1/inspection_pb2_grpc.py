@@ -54,6 +54,11 @@ class InspectionServiceStub:
                 request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.SerializeToString,
                 response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/inspection.v1.InspectionService/GetStatus',
+                request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -61,7 +66,8 @@ class InspectionServiceServicer:
 
     def Inspect(self, request, context):
         """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+        trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,15 +76,16 @@ class InspectionServiceServicer:
     def InspectStream(self, request_iterator, context):
         """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
         answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-        goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-        frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+        goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+        stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+        with UNAVAILABLE; frames without an answer can be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """What is served: model, operating point, provider, limits.
+        """What is served under a name: model, operating point, provider, limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +95,13 @@ class InspectionServiceServicer:
         """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
         before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
         ends it too. Errors are SHARED_MEMORY_REFUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatus(self, request, context):
+        """How the server is doing: what became of every frame so far, and how long the recent ones took.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +129,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.ShareMemory,
                     request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.FromString,
                     response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +244,33 @@ class InspectionService:
             '/inspection.v1.InspectionService/ShareMemory',
             protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.SerializeToString,
             protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inspection.v1.InspectionService/GetStatus',
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

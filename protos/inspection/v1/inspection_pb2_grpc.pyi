@@ -38,42 +38,50 @@ class InspectionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InspectionServiceAsyncStub: ...
     Inspect: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]
     """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+    trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
     """
     InspectStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]
     """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
     answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-    goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-    frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+    goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+    stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+    with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]
-    """What is served: model, operating point, provider, limits."""
+    """What is served under a name: model, operating point, provider, limits."""
     ShareMemory: _grpc.UnaryStreamMultiCallable[_inspection_pb2.ShareMemoryRequest, _inspection_pb2.ShareMemoryResponse]
     """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
     before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
     ends it too. Errors are SHARED_MEMORY_REFUSED.
     """
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]
+    """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Inspect: _aio.UnaryUnaryMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]  # type: ignore[assignment]
     """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+    name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+    trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
     """
     InspectStream: _aio.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectResponse]  # type: ignore[assignment]
     """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
     answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-    goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-    frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+    goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+    stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+    with UNAVAILABLE; frames without an answer can be sent again.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]  # type: ignore[assignment]
-    """What is served: model, operating point, provider, limits."""
+    """What is served under a name: model, operating point, provider, limits."""
     ShareMemory: _aio.UnaryStreamMultiCallable[_inspection_pb2.ShareMemoryRequest, _inspection_pb2.ShareMemoryResponse]  # type: ignore[assignment]
     """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
     before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
     ends it too. Errors are SHARED_MEMORY_REFUSED.
     """
+    GetStatus: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -83,7 +91,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.InspectResponse, _abc.Awaitable[_inspection_pb2.InspectResponse]]:
         """One frame, one answer. An error ends the call with a status; the trailing metadata `defectlens-error` holds the
-        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server.
+        name of its ErrorCode. Safe to repeat: inspecting a frame changes nothing on the server. With OVERLOADED the
+        trailing metadata `defectlens-retry-after-ms` says, as a whole number, when there should be room.
         """
 
     @_abc_1.abstractmethod
@@ -94,8 +103,9 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.InspectResponse], _abc.AsyncIterator[_inspection_pb2.InspectResponse]]:
         """Many frames over one connection. Every frame gets exactly one answer with its request_id, as soon as it is ready:
         answers may come out of order. A bad frame gets an answer with `error` set and verdict NO_VERDICT, and the stream
-        goes on. While the server is full the stream pauses instead of failing. A server that shuts down answers the
-        frames that it has read and ends the stream with UNAVAILABLE; frames without an answer can be sent again.
+        goes on. A frame that cannot be judged before its deadline is told so at once, and while the server is full the
+        stream pauses instead of failing. A server that shuts down answers the frames that it has read and ends the stream
+        with UNAVAILABLE; frames without an answer can be sent again.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +114,7 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inspection_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.GetModelResponse, _abc.Awaitable[_inspection_pb2.GetModelResponse]]:
-        """What is served: model, operating point, provider, limits."""
+        """What is served under a name: model, operating point, provider, limits."""
 
     @_abc_1.abstractmethod
     def ShareMemory(
@@ -116,5 +126,13 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
         ends it too. Errors are SHARED_MEMORY_REFUSED.
         """
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _inspection_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspection_pb2.GetStatusResponse, _abc.Awaitable[_inspection_pb2.GetStatusResponse]]:
+        """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,120 @@
+"""The AdminService: changes of models in the words of the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from protos.inspection.v1 import admin_pb2 as pb
+from protos.inspection.v1 import admin_pb2_grpc as pb_grpc
+from protos.inspection.v1 import inspection_pb2 as frames_pb
+from serving import wire
+from serving.fleet import Fleet, Model
+from serving.shadow import Opinion, Shadow
+from serving.status import abort
+from vision.errors import DefectLensError
+
+
+class AdminServicer(pb_grpc.AdminServiceServicer):
+    """One fleet over gRPC."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ListModels(  # noqa: N802, gRPC's name
+        self,
+        request: pb.ListModelsRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(
+            models=[self._state(model) for model in self._fleet.models.values()],
+            refused=[pb.RefusedBundle(folder=str(folder), reason=reason) for folder, reason in self._fleet.refused],
+        )
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.ModelState:  # noqa: N802
+        return await self._change(self._fleet.install(Path(request.folder)), context)
+
+    async def ShadowModel(self, request: pb.ShadowModelRequest, context: Any) -> pb.ModelState:  # noqa: N802
+        return await self._change(self._fleet.shadow(Path(request.folder), request.share), context)
+
+    async def PromoteModel(self, request: pb.ModelRequest, context: Any) -> pb.ModelState:  # noqa: N802
+        return await self._change(self._fleet.promote(request.name), context)
+
+    async def RollbackModel(self, request: pb.ModelRequest, context: Any) -> pb.ModelState:  # noqa: N802
+        return await self._change(self._fleet.rollback(request.name), context)
+
+    async def WithdrawModel(self, request: pb.ModelRequest, context: Any) -> pb.ModelState:  # noqa: N802
+        return await self._change(self._fleet.withdraw(request.name), context)
+
+    async def ListDisagreements(  # noqa: N802
+        self, request: pb.ModelRequest, context: Any
+    ) -> pb.ListDisagreementsResponse:
+        try:
+            model = self._fleet.models[self._fleet.choose(request.name).name]
+        except DefectLensError as error:
+            await abort(context, error)
+        kept = () if model.shadow is None else model.shadow.kept
+        return pb.ListDisagreementsResponse(
+            disagreements=[
+                pb.Disagreement(
+                    request_id=one.request_id,
+                    camera_id=one.camera_id,
+                    part_id=one.part_id,
+                    lot=one.lot,
+                    serving=_opinion(one.serving),
+                    candidate=_opinion(one.candidate),
+                )
+                for one in kept
+            ]
+        )
+
+    async def _change(self, change: Awaitable[Model], context: Any) -> pb.ModelState:
+        """A change that has begun is finished even if its caller goes away: half a change would be worse."""
+        try:
+            return self._state(await asyncio.shield(asyncio.ensure_future(change)))
+        except DefectLensError as error:
+            await abort(context, error)
+
+    def _state(self, model: Model) -> pb.ModelState:
+        state = pb.ModelState(
+            name=model.serving.name,
+            serving=wire.identity_to_proto(model.serving.info.model),
+            is_default=model.serving is self._fleet.default,
+        )
+        if model.previous is not None:
+            state.previous.CopyFrom(wire.identity_to_proto(model.previous.info.model))
+        if model.shadow is not None:
+            state.candidate.CopyFrom(wire.identity_to_proto(model.shadow.candidate.info.model))
+            state.shadow.CopyFrom(_figures(model.shadow))
+        return state
+
+
+def admin_server(fleet: Fleet) -> grpc.aio.Server:
+    """A server of its own, not started and not bound yet: the cameras' address does not offer it."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    pb_grpc.add_AdminServiceServicer_to_server(AdminServicer(fleet), server)
+    return server
+
+
+def _figures(shadow: Shadow) -> pb.ShadowFigures:
+    return pb.ShadowFigures(
+        share=shadow.share,
+        seen=shadow.seen,
+        compared=shadow.compared,
+        failed=shadow.failed,
+        skipped=shadow.skipped,
+        disagreements=shadow.disagreements,
+        largest_score_difference=shadow.largest_score_difference,
+    )
+
+
+def _opinion(opinion: Opinion) -> pb.Opinion:
+    return pb.Opinion(
+        verdict=frames_pb.Verdict.ValueType(opinion.verdict),
+        predicted=opinion.predicted,
+        anomaly_score=opinion.anomaly_score,
+    )

@@ -1,0 +1,75 @@
+"""A small client for the AdminService."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from protos.inspection.v1 import admin_pb2 as pb
+from protos.inspection.v1 import admin_pb2_grpc as pb_grpc
+from serving.calls import channel_options, error_of
+
+# Loading a model, proving it and, on a GPU, warming it up takes seconds, not minutes.
+_TIMEOUT_S = 300.0
+Reply = TypeVar("Reply", bound=Message)
+
+
+class AdminClient:
+    """``with AdminClient("127.0.0.1:50052") as admin: admin.load(Path("bundles/parts-2"))``.
+
+    Folders are those of the server's machine. Every call raises the error that the server met, of the same class, or
+    ``UnreachableError``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(address, channel_options(address))
+        self._stub = pb_grpc.AdminServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def models(self) -> pb.ListModelsResponse:
+        """All models and the bundles refused lately."""
+        return self._call("ListModels", pb.ListModelsRequest(), pb.ListModelsResponse)
+
+    def load(self, folder: Path) -> pb.ModelState:
+        """Load a bundle; it takes over from the version of its name."""
+        return self._call("LoadModel", pb.LoadModelRequest(folder=str(folder)), pb.ModelState)
+
+    def shadow(self, folder: Path, share: float) -> pb.ModelState:
+        """Load a bundle as a candidate that sees a share (0..1) of the frames."""
+        return self._call("ShadowModel", pb.ShadowModelRequest(folder=str(folder), share=share), pb.ModelState)
+
+    def promote(self, name: str) -> pb.ModelState:
+        """The candidate takes over."""
+        return self._call("PromoteModel", pb.ModelRequest(name=name), pb.ModelState)
+
+    def rollback(self, name: str) -> pb.ModelState:
+        """The version before takes over again."""
+        return self._call("RollbackModel", pb.ModelRequest(name=name), pb.ModelState)
+
+    def withdraw(self, name: str) -> pb.ModelState:
+        """The candidate leaves."""
+        return self._call("WithdrawModel", pb.ModelRequest(name=name), pb.ModelState)
+
+    def disagreements(self, name: str) -> list[pb.Disagreement]:
+        """The latest frames about which the candidate and the serving version disagree."""
+        reply = self._call("ListDisagreements", pb.ModelRequest(name=name), pb.ListDisagreementsResponse)
+        return list(reply.disagreements)
+
+    def _call(self, method: str, request: Message, kind: type[Reply]) -> Reply:  # noqa: ARG002, says what comes back
+        try:
+            reply: Reply = getattr(self._stub, method)(request, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_of(error, self._address) from error
+        return reply

@@ -1,0 +1,75 @@
+"""How a server is doing, as its clients see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.messages import ModelIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCounts:
+    """Since the start. Always: received = verdicts + no_verdicts + errors + in_flight."""
+
+    received: int
+    verdicts: int
+    no_verdicts: int
+    errors: int
+    in_flight: int
+    by_verdict: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """One camera; ``last_frame_age_s`` is the time since its last frame came in."""
+
+    camera_id: str
+    counts: FrameCounts
+    last_frame_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Quantiles over the recent frames, in ms."""
+
+    stage: str
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecentFrames:
+    """The answered frames of the last ``seconds``; ``mean_batch_size`` counts frames in an inference."""
+
+    seconds: float
+    frames: int
+    mean_batch_size: float
+    stages: tuple[StageTimes, ...]
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model and what it really runs on."""
+
+    model: ModelIdentity
+    provider: str
+    provider_fallback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """The live picture. ``recent`` is None if no frame was answered lately; ``errors`` is keyed by error code."""
+
+    uptime_s: float
+    served: tuple[ServedModel, ...]
+    total: FrameCounts
+    cameras: tuple[CameraStatus, ...]
+    errors: dict[str, int]
+    recent: RecentFrames | None
+    queue_depth: int
+    resident_memory_bytes: int

@@ -1,0 +1,137 @@
+"""One loaded and proven bundle: engine, pipeline and what is said about it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.logs import Event
+from serving.messages import FrameRequest, Limits, ModelIdentity, ModelInfo
+from serving.pipeline import FrameResult, Newest, Pipeline
+from serving.settings import ServerSettings
+from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
+from vision.console import plain
+from vision.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+
+class Served:
+    """A version of a model that is ready to answer."""
+
+    def __init__(self, info: ModelInfo, engine: Engine, pipeline: Pipeline) -> None:
+        self.info = info
+        self.pipeline = pipeline
+        self._engine = engine
+        self._inside = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def name(self) -> str:
+        return self.info.model.name
+
+    @property
+    def label(self) -> str:
+        """Name, version and the beginning of the bundle's digest: two bundles may have the same version."""
+        model = self.info.model
+        return f"{model.name} {model.version} ({model.bundle_digest[:8]})"
+
+    async def inspect(
+        self,
+        request: FrameRequest,
+        *,
+        camera: str = "",
+        deadline: float | None = None,
+        accepted: bool = False,
+        newest: Newest | None = None,
+    ) -> FrameResult:
+        """``Pipeline.inspect``, counted, so that ``retire`` knows when the last frame is out."""
+        self._inside += 1
+        self._idle.clear()
+        try:
+            return await self.pipeline.inspect(
+                request, camera=camera, deadline=deadline, accepted=accepted, newest=newest
+            )
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._idle.set()
+
+    async def retire(self) -> None:
+        """Answer the frames inside, then end every thread and let go of the model."""
+        self.pipeline.refuse_new()
+        await self._idle.wait()
+        await self.pipeline.close()
+        await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        self._engine.close()
+        # A model leaves holes in glibc's heaps, and the next one rarely fits into them: without this, every take-over
+        # costs some MB for good (docs/experiments.md).
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float]) -> Served:
+    """Verify a bundle, replay its golden frames and start its pipeline.
+
+    All of it happens in threads: ONNX Runtime lets go of Python's lock while it builds a session, so that frames of
+    other models are answered meanwhile (`benchmarks/swaps.py` measures it).
+
+    Raises:
+        BundleError, ProviderError, ParityError: it must not serve; nothing of it is left behind.
+    """
+    bundle = await asyncio.to_thread(load_bundle, folder)
+    engine = await asyncio.to_thread(
+        bundle.engine, provider=settings.provider, strict=settings.strict_provider, threads=settings.threads
+    )
+    _log.info(Event("provider", asked=settings.provider, used=engine.provider, fallback=engine.fallback))
+    differences = await asyncio.to_thread(bundle.replay_golden, engine)
+    worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
+    pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
+    served = Served(describe(bundle, engine, settings), engine, pipeline)
+    _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
+    try:
+        await pipeline.start()
+    except BaseException:
+        await served.retire()
+        raise
+    return served
+
+
+def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelInfo:
+    """What GetModel says."""
+    manifest = bundle.manifest
+    return ModelInfo(
+        model=ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest),
+        created=manifest.created,
+        classes=manifest.classes,
+        good_class=manifest.good_class,
+        input_height=manifest.input.height,
+        input_width=manifest.input.width,
+        white_level=manifest.input.white_level,
+        operating_point=manifest.operating_point,
+        metrics_json=json.dumps(plain(manifest.metrics)),
+        parity_json=json.dumps(plain(manifest.parity)),
+        provenance_json=json.dumps(plain(manifest.provenance)),
+        provider=engine.provider,
+        provider_fallback=engine.fallback,
+        score_tolerance=SCORE_TOLERANCE,
+        map_tolerance=MAP_TOLERANCE,
+        limits=Limits(
+            max_pixels=settings.max_pixels,
+            max_request_bytes=settings.max_request_bytes,
+            max_reply_bytes=settings.max_reply_bytes,
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            max_stream_frames=settings.max_stream_frames,
+            max_shared_bytes=settings.offered_shared_bytes,
+        ),
+        fast_decode=settings.fast_decode,
+    )

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from serving.costs import CostModel, Curve, Duration
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_outlier_is_not_seen_and_a_lasting_change_is() -> None:
+    duration = Duration(Clock())
+    for _ in range(5):
+        duration.observe(0.010)
+    for outlier in (5.0, 0.0):
+        duration.observe(outlier)
+        assert duration.value == pytest.approx(0.010)
+        duration.observe(0.010)
+        duration.observe(0.010)
+    for _ in range(30):
+        duration.observe(0.020)
+    assert duration.value == pytest.approx(0.020, rel=0.05)
+
+
+def test_what_is_not_measured_again_falls_back_to_the_lowest() -> None:
+    clock = Clock()
+    duration = Duration(clock)
+    for seconds in [0.010] * 3 + [0.1] * 30:
+        duration.observe(seconds)
+    slow = duration.value
+    assert slow > 0.09
+    clock.now += 1.0
+    assert duration.value == pytest.approx(0.010 + (slow - 0.010) / 2)
+    clock.now += 20.0
+    assert duration.value == pytest.approx(0.010, rel=0.01)
+
+
+def test_a_clock_that_is_set_back_does_no_harm() -> None:
+    clock = Clock()
+    duration = Duration(clock)
+    for seconds in (0.010, 0.010, 0.050, 0.050):
+        duration.observe(seconds)
+    before = duration.value
+    clock.now -= 3600.0
+    assert duration.value == pytest.approx(before)
+    duration.observe(-3600.0)
+    assert duration.value >= 0.010
+
+
+def test_nothing_known_costs_nothing_and_takes_whole_batches() -> None:
+    curve = CostModel(8, Clock()).curve()
+    assert curve.seconds == (0.0,) * 9
+    assert curve.choose(5) == 5
+
+
+def test_the_buckets_are_powers_of_two_and_the_largest() -> None:
+    assert CostModel(1, Clock()).buckets == [1]
+    assert CostModel(8, Clock()).buckets == [1, 2, 4, 8]
+    assert CostModel(12, Clock()).buckets == [1, 2, 4, 8, 12]
+
+
+def test_sizes_that_were_not_measured_lie_between_those_that_were() -> None:
+    costs = CostModel(10, Clock())
+    costs.observe(2, 0.020)
+    costs.observe(4, 0.030)
+    costs.observe(8, 0.100)
+    seconds = costs.curve().seconds
+    assert seconds[1:] == pytest.approx((0.020, 0.020, 0.025, 0.030, 0.0475, 0.065, 0.0825, 0.100, 0.1125, 0.125))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [((1.0, 1.1, 1.2, 1.3), 4), ((1.0, 2.0, 3.0, 4.0), 1), ((1.0, 1.2, 1.8, 2.4), 2), ((1.0, 2.0, 3.0, 3.95), 1)],
+)
+def test_of_sizes_that_cost_the_same_a_frame_the_smallest_is_chosen(seconds: tuple[float, ...], best: int) -> None:
+    assert Curve((0.0, *seconds), 0.0).best == best
+
+
+def test_a_line_is_worked_off_in_the_best_batches() -> None:
+    curve = Curve((0.0, 1.0, 1.2, 1.8, 2.4), 0.0)
+    assert curve.clear(0) == 0.0
+    assert curve.clear(5) == pytest.approx(1.2 + 1.2 + 1.0)
