@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     )
     from serving.server import InspectionServer
     from serving.settings import ServerSettings
+    from serving.shared_memory import AsyncSharedMemory, SharedMemory, SharedSlot
 
 __all__ = [
     "ALL",
     "AsyncInspectionClient",
+    "AsyncSharedMemory",
     "EncodedImage",
     "FrameRequest",
     "InspectionClient",
@@ -47,17 +49,22 @@ __all__ = [
     "RetryPolicy",
     "ServerSettings",
     "ServerStatus",
+    "SharedMemory",
+    "SharedSlot",
     "StreamAnswer",
     "Timings",
 ]
 
 _ELSEWHERE = {
     "AsyncInspectionClient": "serving.aio_client",
+    "AsyncSharedMemory": "serving.shared_memory",
     "InspectionClient": "serving.client",
     "InspectionServer": "serving.server",
     "RetryPolicy": "serving.calls",
     "ServerSettings": "serving.settings",
     "ServerStatus": "serving.live",
+    "SharedMemory": "serving.shared_memory",
+    "SharedSlot": "serving.shared_memory",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import grpc
@@ -25,6 +26,7 @@ from serving.calls import (
 )
 from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
+from serving.shared_memory import AsyncSharedMemory, share_async
 from serving.wire_reply import reply_from_proto
 from serving.wire_status import status_from_proto
 from vision.errors import DefectLensError, UnreachableError
@@ -100,6 +102,13 @@ class AsyncInspectionClient:
                 f"no inspection server was ready at {self.address} within {timeout_s:g} s; "
                 "check the address and the server's log"
             ) from None
+
+    def shared_memory(
+        self, *, slots: int, slot_bytes: int, timeout_s: float | None = None
+    ) -> AbstractAsyncContextManager[AsyncSharedMemory]:
+        """As ``InspectionClient.shared_memory``, for ``async with`` and ``await memory.take()``."""
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return share_async(self._stub, self.address, slots, slot_bytes, limit_s)
 
     async def inspect_stream(
         self,

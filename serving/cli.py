@@ -21,6 +21,7 @@ from serving.tuned import read_tuned
 from vision.bundle import Bundle, load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
 from vision.engine import PRECISIONS
+from vision.errors import SettingsError
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -38,7 +39,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--watch", type=_FOLDER, help="Folder of bundles: whatever is copied into it is served at once.")
 @click.option("--admin", metavar="ADDR", help="HOST:PORT for `defectlens models`; keep it from the cameras' network.")
-@click.option("--address", default=_DEFAULTS["address"], show_default=True, help="HOST:PORT; port 0 takes a free one.")
+@click.option(
+    "--address",
+    default=_DEFAULTS["address"],
+    show_default=True,
+    help="HOST:PORT, port 0 takes a free one; or unix:/PATH.",
+)
 @click.option(
     "--provider",
     type=click.Choice(list(PRECISIONS)),
@@ -74,6 +80,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--threads", type=int, default=_DEFAULTS["threads"], help="CPU threads of an inference; 0 chooses itself."
 )
 @click.option("--max-pixels", type=int, default=_DEFAULTS["max_pixels"], show_default=True, help="Of one frame.")
+@click.option(
+    "--max-shared-bytes",
+    type=int,
+    default=_DEFAULTS["max_shared_bytes"],
+    show_default=True,
+    help="Memory that cameras on this machine may share, all together; 0 for none.",
+)
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode JPEGs much larger than the model's input at a reduced scale; changes scores (docs/experiments.md).",
+)
 @click.option(
     "--drain-seconds",
     type=float,
@@ -179,7 +197,7 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
 
 
 @click.command()
-@click.option("--server", required=True, metavar="ADDR", help="HOST:PORT of a running server.")
+@click.option("--server", required=True, metavar="ADDR", help="HOST:PORT or unix:/PATH of a running server.")
 @click.option("--source", required=True, help="Folder, quoted glob, image, video file or address, or camera index.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for answers.jsonl and overlays.")
 @click.option("--overlays", is_flag=True, help="Write a picture of every frame with what the model saw.")
@@ -235,17 +253,21 @@ def inspect(
 
 
 @click.command()
-@click.option("--bundle", type=_FOLDER, required=True, help="Folder that `defectlens export` wrote.")
+@click.option("--bundle", type=_FOLDER, help="Folder that `defectlens export` wrote.")
+@click.option("--server", metavar="ADDR", help="HOST:PORT or unix:/PATH of a running server, instead of a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON line.")
 @exits_cleanly
-def info(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle is and what it can do; refuses a damaged one.
+def info(bundle: Path | None, server: str | None, as_json: bool) -> None:
+    """Show what a bundle is and what it can do, and refuse a damaged one; or what a server serves, and how.
 
     \b
     Example:
       defectlens info --bundle bundles/parts
+      defectlens info --server 127.0.0.1:50051
     """
-    facts = plain(_facts(load_bundle(bundle)))
+    if (bundle is None) == (server is None):
+        raise SettingsError("take either --bundle FOLDER or --server ADDR")
+    facts = plain(_facts(load_bundle(bundle)) if bundle is not None else _served_facts(str(server)))
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
@@ -279,6 +301,16 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "provenance": manifest.provenance,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
     }
+
+
+def _served_facts(address: str) -> dict[str, Any]:
+    from serving.client import InspectionClient
+
+    with InspectionClient(address) as client:
+        facts = asdict(client.get_model(timeout_s=10.0))
+    for name in ("metrics", "parity", "provenance"):
+        facts[name] = json.loads(facts.pop(f"{name}_json"))
+    return facts
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import grpc
@@ -25,6 +26,7 @@ from serving.calls import (
 )
 from serving.live import ServerStatus
 from serving.messages import EncodedImage, FrameRequest, InspectionReply, ModelInfo, RawImage, StreamAnswer
+from serving.shared_memory import SharedMemory, share
 from serving.wire_reply import reply_from_proto
 from serving.wire_status import status_from_proto
 from vision.errors import DefectLensError, UnreachableError
@@ -43,7 +45,7 @@ class InspectionClient:
     ``UnreachableError``.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``, or ``unix:/path`` of a server on this machine.
         timeout_s: deadline of single calls, retries included, where a call names no other.
         retry: how single calls are repeated; streams never are.
     """
@@ -115,6 +117,32 @@ class InspectionClient:
                     "check the address and the server's log"
                 )
             time.sleep(_READY_PAUSE_S)
+
+    def shared_memory(
+        self, *, slots: int, slot_bytes: int, timeout_s: float | None = None
+    ) -> AbstractContextManager[SharedMemory]:
+        """Memory that the server reads frames from, for cameras on the server's machine.
+
+        ::
+
+            with client.shared_memory(slots=4, slot_bytes=4000 * 3000) as memory, memory.take() as slot:
+                image = slot.raw(4000, 3000, PixelFormat.MONO8)
+                camera.grab(image.pixels)  # uint8 [3000, 4000], written in place
+                reply = client.inspect(image, camera_id="left")
+
+        The server gives it up at the end of the ``with``, or when this process ends. A server that is started anew has
+        lost it: its frames meet a ``SharedMemoryError``, and the memory has to be shared again.
+
+        Args:
+            slots: frames that can be out or in the making at once.
+            slot_bytes: of the largest frame.
+            timeout_s: for the server's consent.
+
+        Raises:
+            SharedMemoryError: the server is on another machine, or refuses; or there is not so much memory.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return share(self._stub, self.address, slots, slot_bytes, limit_s)
 
     def inspect_stream(
         self,

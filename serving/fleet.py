@@ -85,11 +85,11 @@ class Fleet:
             )
         return served
 
-    def observe(self, served: Served, request: FrameRequest, request_id: str, inspection: Inspection) -> None:
+    async def observe(self, served: Served, request: FrameRequest, request_id: str, inspection: Inspection) -> None:
         """Show an answered frame to the candidate, if there is one for the version that answered it."""
         model = self.models[served.name]
         if model.shadow is not None and model.serving is served and not self._draining:
-            model.shadow.show(request, request_id, inspection)
+            await model.shadow.show(request, request_id, inspection)
 
     async def install(self, folder: Path) -> Model:
         """Load a bundle and let it take over from the version of its name, or join.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.decision import OperatingPoint
 from vision.errors import DefectLensError, SettingsError
-from vision.preprocess import PixelFormat
+from vision.preprocess import PixelFormat, raw_pixels
 from vision.types import Frame, Inspection
 
 ALL: Literal["all"] = "all"
 """Every class of the model, wherever classes are chosen."""
+
+SHARED_PROOF_BYTES = 32
+"""How many random bytes show that shared memory is the caller's own."""
 
 
 class MapFormat(enum.IntEnum):
@@ -34,21 +38,40 @@ class MaskFormat(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPlace:
+    """Where an image's bytes lie in memory that the server maps too: they are then not sent."""
+
+    region: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedImage:
     """A whole JPEG, PNG, BMP, TIFF or WebP file."""
 
-    data: bytes
+    data: bytes | memoryview
+    place: SharedPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
     """Camera pixels as they are. ``stride`` is bytes from one row to the next, 0 for rows without padding."""
 
-    data: bytes
+    data: bytes | memoryview
     width: int
     height: int
     pixel_format: PixelFormat
     stride: int = 0
+    place: SharedPlace | None = None
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The bytes as ``[H, W]`` or ``[H, W, 3]``, uint8 or (MONO12, MONO16) uint16; to be written in a shared slot.
+
+        Raises:
+            RawSizeError: they do not fit width, height and stride.
+        """
+        return raw_pixels(self.data, self.width, self.height, self.stride, self.pixel_format)
 
     @classmethod
     def from_frame(cls, frame: Frame) -> RawImage:
@@ -169,7 +192,8 @@ class StreamAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A server's limits: pixels of a frame, bytes of a message, frames in a batch, in work, in work of one stream."""
+    """A server's limits: pixels of a frame, bytes of a message, frames in a batch, in work, in work of one stream;
+    bytes of all shared memory (0: none is taken)."""
 
     max_pixels: int
     max_request_bytes: int
@@ -177,6 +201,7 @@ class Limits:
     max_batch: int
     max_queue: int
     max_stream_frames: int
+    max_shared_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +226,4 @@ class ModelInfo:
     score_tolerance: float
     map_tolerance: float
     limits: Limits
+    fast_decode: bool

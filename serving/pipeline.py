@@ -121,7 +121,7 @@ class Pipeline:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         check_request(request, self._manifest)
         ticket = self._batcher.admit(
-            lambda: prepare(request, self._manifest, self._settings.max_pixels),
+            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode),
             camera=camera or request.camera_id,
             deadline=deadline,
             size=0 if request.image is None else len(request.image.data),

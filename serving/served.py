@@ -139,5 +139,7 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dic
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
             max_stream_frames=settings.max_stream_frames,
+            max_shared_bytes=settings.offered_shared_bytes,
         ),
+        fast_decode=settings.fast_decode,
     )

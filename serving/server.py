@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -21,7 +22,9 @@ from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
 from serving.servicer import InspectionServicer
-from serving.settings import ServerSettings
+from serving.settings import ServerSettings, socket_path
+from serving.shared_frames import SharedFrames
+from serving.sockets import identity_of, remove_socket, room_for
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from serving.watching import Watcher
@@ -49,6 +52,8 @@ class InspectionServer:
         self._settings = settings
         self._clock = clock
         self.telemetry = Telemetry(clock=clock)
+        self.shared_frames = SharedFrames(settings.offered_shared_bytes, settings.address)
+        self._socket: tuple[Path, tuple[int, int]] | None = None
         self.metrics: MetricsServer | None = None
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -86,10 +91,10 @@ class InspectionServer:
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
         self.telemetry.queue_depth = lambda: self.fleet.queue_depth
-        self._servicer = InspectionServicer(self.fleet, self.telemetry)
+        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
-        self.address = _bind(self._server, settings.address)
+        self.address = self._listen()
         pb_grpc.add_InspectionServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -142,10 +147,21 @@ class InspectionServer:
         if self._admin is not None:
             await self._admin.stop(_LAST_CALLS_S)
         await self.fleet.close()
+        if self._socket is not None:
+            remove_socket(*self._socket)
         await asyncio.to_thread(self._stop_watching)
         for problem in self.telemetry.problems:
             _log.error(Event("accounting_broken", problem=problem))
         _log.info(Event("stopped", **self.telemetry.summary()))
+
+    def _listen(self) -> str:
+        path = socket_path(self._settings.address)
+        if path is None:
+            return _bind(self._server, self._settings.address)
+        with room_for(path):
+            _bind(self._server, f"unix:{path}")
+            self._socket = path, identity_of(path)
+        return f"unix:{path}"
 
     def _watch(self) -> None:
         """Metrics and traces, where they are wanted; what they need is loaded only then."""

@@ -14,6 +14,7 @@ from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
 from serving.fleet import Fleet
 from serving.pipeline import Newest
+from serving.shared_frames import SharedFrames
 from serving.status import abort
 from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
@@ -40,10 +41,11 @@ class _Caller:
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
     """A fleet over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, fleet: Fleet, telemetry: Telemetry) -> None:
+    def __init__(self, fleet: Fleet, telemetry: Telemetry, shared: SharedFrames) -> None:
         self.draining = asyncio.Event()
         self._fleet = fleet
         self._telemetry = telemetry
+        self._shared = shared
         limits = fleet.default.info.limits
         self._shares = Shares(limits.max_stream_frames, limits.max_queue)
         self._open_calls = 0
@@ -61,6 +63,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         try:
             return await self._answer(request, _Caller(self._deadline(context), self._trace(context), context.peer()))
         except DefectLensError as error:
+            _let_go(error)
             await abort(context, error)
 
     async def InspectStream(  # noqa: N802
@@ -73,6 +76,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
             try:
                 return await self._answer(request, caller)
             except DefectLensError as error:
+                _let_go(error)
                 return error_to_proto(error, self._fleet.default.info, request.request_id)
 
         try:
@@ -91,6 +95,20 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         except DefectLensError as error:
             await abort(context, error)
 
+    async def ShareMemory(  # type: ignore[override]  # noqa: N802, what grpc.aio also takes
+        self, request: pb.ShareMemoryRequest, context: Any
+    ) -> None:
+        # Written to the context and not yielded: a caller that dies then cancels this very wait, and no generator that
+        # somebody has to finish stands between it and the memory.
+        try:
+            with self._shared.opened(request.pid, request.fd, request.size, request.proof) as region:
+                await context.write(pb.ShareMemoryResponse(region=region))
+                await self.draining.wait()
+                await self.wait_until_idle()  # a stream may have read frames that it has not looked for yet
+                raise ShuttingDownError("the server is shutting down; share the memory with the next one")
+        except DefectLensError as error:
+            await abort(context, error)
+
     async def GetStatus(  # noqa: N802
         self,
         request: pb.GetStatusRequest,  # noqa: ARG002
@@ -103,7 +121,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         message.request_id = message.request_id or uuid.uuid4().hex
         try:
             with self._telemetry.frame(message.request_id, message.camera_id, caller.trace) as record:
-                request = record.request = wire.request_from_proto(message)
+                request = record.request = wire.request_from_proto(message, self._shared.view)
                 served = self._fleet.choose(request.model, request.model_version)
                 newest = None if caller.live is None else _newest(message, caller.live)
                 result = await served.inspect(
@@ -115,7 +133,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
                 )
                 reply = reply_to_proto(result, request, served.info, message.request_id)
                 record.result = result
-                self._fleet.observe(served, request, message.request_id, result.inspection)
+                await self._fleet.observe(served, request, message.request_id, result.inspection)
                 return reply
         except DefectLensError:
             raise
@@ -142,6 +160,15 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         self._open_calls -= 1
         if not self._open_calls:
             self._idle.set()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """An error holds the calls that it went through, and they hold the frame, in circles that Python's collector finds
+    much later: too late for memory that belongs to a camera.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _newest(message: pb.InspectRequest, live: dict[str, Newest]) -> Newest | None:

@@ -17,6 +17,9 @@ _MESSAGE_MARGIN = 16 * _MIB
 _LEAST_MESSAGE = 64 * _MIB
 # One stream must be able to fill a batch, and must not fill the whole server.
 _STREAM_SHARE = 4
+_UNIX = "unix:"
+# sockaddr_un holds 108 bytes, one of which ends the path.
+_LONGEST_PATH = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class ServerSettings:
         further_bundles: folders of more bundles, asked for by name.
         watch: a folder whose subfolders are bundles: new ones are served as they come.
         admin: ``host:port`` of the AdminService; None offers none.
-        address: ``host:port``; port 0 takes a free one.
+        address: ``host:port``, where port 0 takes a free one, or ``unix:/path`` of a socket to be made.
         provider: the execution provider asked for.
         precision: what the model is to compute in.
         strict_provider: refuse to start on another provider or precision than the one asked for.
@@ -41,6 +44,9 @@ class ServerSettings:
         max_queue: most frames in work at once, over all callers.
         max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
         max_pixels: most pixels of one frame, checked before decoding.
+        max_shared_bytes: most bytes of shared memory, over all regions of all cameras on this machine; 0 offers none.
+        fast_decode: decode JPEGs much larger than the model's input at a reduced scale. Scores then differ from those
+            of a full decode by far more than ``SCORE_TOLERANCE`` (docs/experiments.md).
         drain_seconds: how long a shutdown waits for accepted frames.
         metrics: ``host:port`` of the Prometheus metrics; None serves none.
         traces: OTLP endpoint that spans are sent to, e.g. ``http://127.0.0.1:4317``; None makes none.
@@ -63,6 +69,8 @@ class ServerSettings:
     max_queue: int = 64
     max_queue_bytes: int = 2048 * _MIB
     max_pixels: int = MAX_PIXELS
+    max_shared_bytes: int = 4096 * _MIB
+    fast_decode: bool = False
     drain_seconds: float = 10.0
     metrics: str | None = None
     traces: str | None = None
@@ -70,7 +78,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
         least |= {"gpu_memory_mib": 0}
-        least |= {"max_queue_bytes": 1, "max_pixels": 1, "drain_seconds": 0}
+        least |= {"max_queue_bytes": 1, "max_pixels": 1, "max_shared_bytes": 0, "drain_seconds": 0}
         for name, smallest in least.items():
             if not getattr(self, name) >= smallest:
                 raise SettingsError(f"{name} must be >= {smallest}; got {getattr(self, name)}")
@@ -79,10 +87,9 @@ class ServerSettings:
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
         check_choice(self.provider, self.precision)
-        for address in filter(None, (self.address, self.admin, self.metrics)):
-            host, colon, port = address.rpartition(":")
-            if not colon or not host or not port.isdigit() or int(port) > 65535:
-                raise SettingsError(f"an address is HOST:PORT, for example 127.0.0.1:50051; got {address!r}")
+        check_address(self.address)
+        for address in filter(None, (self.admin, self.metrics)):
+            check_address(address, unix=False)
         if self.watch is not None and not self.watch.is_dir():
             raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):
@@ -102,6 +109,11 @@ class ServerSettings:
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.address)
+
+    @property
+    def offered_shared_bytes(self) -> int:
+        """``max_shared_bytes`` where every caller is on this machine, 0 elsewhere: nobody else could share memory."""
+        return self.max_shared_bytes if self.is_loopback else 0
 
     @property
     def max_request_bytes(self) -> int:
@@ -130,6 +142,30 @@ class ServerSettings:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether ``host:port`` never leaves this machine."""
+    """Whether an address never leaves this machine."""
     host = address.rpartition(":")[0]
-    return host == "localhost" or host.startswith("127.") or host == "[::1]"
+    return address.startswith(_UNIX) or host == "localhost" or host.startswith("127.") or host == "[::1]"
+
+
+def socket_path(address: str) -> Path | None:
+    """The file of ``unix:PATH``; None for ``host:port``."""
+    return Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
+
+
+def check_address(address: str, *, unix: bool = True) -> None:
+    """Refuse what is no address.
+
+    Raises:
+        SettingsError: neither ``host:port`` nor, where ``unix`` allows it, ``unix:/path``.
+    """
+    path = socket_path(address) if unix else None
+    if path is not None:
+        if not path.is_absolute() or len(os.fsencode(path)) > _LONGEST_PATH:
+            raise SettingsError(
+                f"a Unix socket is unix: and an absolute path of at most {_LONGEST_PATH} bytes, for example "
+                f"unix:/run/defectlens.sock; got {address!r}"
+            )
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"an address is HOST:PORT or unix:/PATH, for example 127.0.0.1:50051; got {address!r}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from serving.logs import Event
 from serving.messages import FrameRequest, Outputs
@@ -61,8 +63,12 @@ class Shadow:
         self._due = 0.0
         self._trial: asyncio.Task[None] | None = None
 
-    def show(self, request: FrameRequest, request_id: str, inspection: Inspection) -> None:
-        """Put an answered frame on trial, if it is due; returns at once."""
+    async def show(self, request: FrameRequest, request_id: str, inspection: Inspection) -> None:
+        """Put an answered frame on trial, if it is due.
+
+        Returns at once, unless the frame lies in a camera's memory: the answer, which comes next, hands that back, so
+        the frame is copied first.
+        """
         self._due += self.share
         if self._due < 1.0:
             return
@@ -79,14 +85,23 @@ class Shadow:
             lot=request.lot,
             outputs=Outputs(),
         )
-        self._trial = asyncio.create_task(self._compare(alone, Opinion.of(inspection)), name="shadow")
+        own = asyncio.Event()
+        self._trial = asyncio.create_task(self._compare(alone, Opinion.of(inspection), own), name="shadow")
+        if request.image is not None and isinstance(request.image.data, memoryview):
+            await own.wait()
 
     async def settle(self) -> None:
         """Wait for the comparison in work; it still counts."""
         if self._trial is not None:
             await asyncio.wait({self._trial})
 
-    async def _compare(self, request: FrameRequest, serving: Opinion) -> None:
+    async def _compare(self, request: FrameRequest, serving: Opinion, own: asyncio.Event) -> None:
+        try:
+            image = request.image
+            if image is not None and isinstance(image.data, memoryview):
+                request = replace(request, image=replace(image, data=await asyncio.to_thread(_copy, image.data)))
+        finally:
+            own.set()
         try:
             result = await self.candidate.inspect(request)
         except DefectLensError as error:
@@ -103,3 +118,8 @@ class Shadow:
             self.kept.append(
                 Disagreement(request.request_id, request.camera_id, request.part_id, request.lot, serving, candidate)
             )
+
+
+def _copy(data: memoryview) -> memoryview:
+    """By numpy, which lets other threads run meanwhile."""
+    return memoryview(np.frombuffer(data, np.uint8).copy().data)

@@ -16,7 +16,7 @@ from vision.bundle import Manifest
 from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
 from vision.postprocess import judge
-from vision.preprocess import decode_image, decode_raw, to_model_input
+from vision.preprocess import decode_for, decode_image, decode_raw, to_model_input
 from vision.types import FloatArray, Frame, Inspection, ModelOutputs
 
 JPEG_QUALITY = 92
@@ -70,8 +70,12 @@ def check_request(request: FrameRequest, manifest: Manifest) -> None:
         raise EmptyRequestError("the request carries no image; set encoded or raw image bytes")
 
 
-def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int) -> Prepared:
+def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_decode: bool = False) -> Prepared:
     """Decode and bring to the model's size.
+
+    Args:
+        fast_decode: take a reduced scale of JPEGs much larger than the model's input. An overlay is drawn on the full
+            picture all the same, which is then decoded too: what is asked for besides must not change the verdict.
 
     Raises:
         ImageError, EmptyRequestError: the image cannot be used.
@@ -79,7 +83,10 @@ def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int) -> Prepa
     image, spec = request.image, manifest.input
     start = time.perf_counter()
     if isinstance(image, EncodedImage):
-        frame = decode_image(image.data, max_pixels=max_pixels, white_level=spec.white_level)
+        white = spec.white_level
+        frame, (height, width) = decode_for(
+            image.data, spec if fast_decode else None, max_pixels=max_pixels, white_level=white
+        )
     elif image is not None:
         frame = decode_raw(
             image.data,
@@ -90,13 +97,19 @@ def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int) -> Prepa
             max_pixels=max_pixels,
             white_level=spec.white_level,
         )
+        height, width = frame.shape[:2]
     else:
         raise EmptyRequestError("the request carries no image; set encoded or raw image bytes")
+    kept: Frame | None = None
+    if request.outputs.overlay:
+        whole = frame.shape[:2] == (height, width)
+        kept = frame if whole else decode_image(image.data, max_pixels=max_pixels)
     decoded = time.perf_counter()
     pixels = to_model_input(frame, spec)
+    if isinstance(image.data, memoryview) and np.may_share_memory(pixels, frame):
+        # A frame of the model's own size. Whoever keeps the input a little longer must not keep a camera's memory.
+        pixels = pixels.copy()
     done = time.perf_counter()
-    height, width = frame.shape[:2]
-    kept = frame if request.outputs.overlay else None
     return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0)
 
 

@@ -46,6 +46,7 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.UnsupportedFormatError: Status(_INVALID, pb.UNSUPPORTED_FORMAT),
     errors.ImageTooLargeError: Status(_INVALID, pb.IMAGE_TOO_LARGE),
     errors.RawSizeError: Status(_INVALID, pb.RAW_SIZE_MISMATCH),
+    errors.SharedMemoryError: Status(_PRECONDITION, pb.SHARED_MEMORY_REFUSED),
     errors.UnknownClassError: Status(_INVALID, pb.UNKNOWN_CLASS),
     errors.WrongModelError: Status(grpc.StatusCode.NOT_FOUND, pb.WRONG_MODEL),
     errors.DeadlineError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, pb.DEADLINE_PASSED),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.inspection.v1 import inspection_pb2 as pb
@@ -21,6 +23,8 @@ from vision.decision import OperatingPoint
 from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
 
+View = Callable[[str, int, int], memoryview]
+
 
 def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
     """As the client sends it."""
@@ -36,27 +40,27 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
     )
     if request.capture_time_ns is not None:
         message.capture_time.FromNanoseconds(request.capture_time_ns)
-    image = request.image
-    if isinstance(image, EncodedImage):
-        message.encoded = image.data
-    elif image is not None:
-        raw = message.raw
-        raw.data, raw.width, raw.height, raw.stride = image.data, image.width, image.height, image.stride
-        raw.pixel_format = pb.PixelFormat.ValueType(image.pixel_format)
+    _image_to_proto(request.image, message)
     return message
 
 
-def request_from_proto(message: pb.InspectRequest) -> FrameRequest:
+def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
     """As the server reads it.
+
+    Args:
+        view: region, offset and size to the bytes of a frame in shared memory.
 
     Raises:
         UnsupportedFormatError, SettingsError: a number that stands for nothing.
+        SharedMemoryError: the frame is not where it is said to be.
     """
     image: EncodedImage | RawImage | None = None
     if message.HasField("encoded"):
         image = EncodedImage(message.encoded)
     elif message.HasField("raw"):
-        image = _raw_from_proto(message.raw)
+        image = _raw_from_proto(message.raw, message.raw.data)
+    elif message.HasField("shared"):
+        image = _shared_from_proto(message.shared, view)
     return FrameRequest(
         image=image,
         request_id=message.request_id,
@@ -102,7 +106,9 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             max_stream_frames=limits.max_stream_frames,
+            max_shared_bytes=limits.max_shared_bytes,
         ),
+        fast_decode=info.fast_decode,
     )
 
 
@@ -145,7 +151,9 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             max_stream_frames=limits.max_stream_frames,
+            max_shared_bytes=limits.max_shared_bytes,
         ),
+        fast_decode=message.fast_decode,
     )
 
 
@@ -194,7 +202,31 @@ def _selection_to_proto(chosen: tuple[str, ...] | str) -> pb.ClassSelection:
     return pb.ClassSelection(all=True) if isinstance(chosen, str) else pb.ClassSelection(names=chosen)
 
 
-def _raw_from_proto(message: pb.RawImage) -> RawImage:
+def _image_to_proto(image: EncodedImage | RawImage | None, message: pb.InspectRequest) -> None:
+    if image is None:
+        return
+    if image.place is not None:
+        place = image.place
+        shared = message.shared
+        shared.region, shared.offset, shared.size = place.region, place.offset, len(image.data)
+    elif isinstance(image, EncodedImage):
+        message.encoded = bytes(image.data)
+    else:
+        message.raw.data = bytes(image.data)
+    if isinstance(image, RawImage):
+        layout = message.raw if image.place is None else message.shared
+        layout.width, layout.height, layout.stride = image.width, image.height, image.stride
+        layout.pixel_format = pb.PixelFormat.ValueType(image.pixel_format)
+
+
+def _shared_from_proto(message: pb.SharedImage, view: View) -> EncodedImage | RawImage:
+    data = view(message.region, message.offset, message.size)
+    if message.pixel_format or message.width or message.height or message.stride:
+        return _raw_from_proto(message, data)
+    return EncodedImage(data)
+
+
+def _raw_from_proto(message: pb.RawImage | pb.SharedImage, data: bytes | memoryview) -> RawImage:
     try:
         pixel_format = PixelFormat(message.pixel_format)
     except ValueError:
@@ -202,7 +234,7 @@ def _raw_from_proto(message: pb.RawImage) -> RawImage:
             f"pixel format {message.pixel_format} is not supported; choose one of "
             f"{', '.join(kind.name for kind in PixelFormat)}"
         ) from None
-    return RawImage(message.data, message.width, message.height, pixel_format, message.stride)
+    return RawImage(data, message.width, message.height, pixel_format, message.stride)
 
 
 def _nanoseconds(stamp: Timestamp) -> int:

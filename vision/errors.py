@@ -14,6 +14,7 @@
     │   │   ├── UnsupportedFormatError
     │   │   ├── ImageTooLargeError
     │   │   └── RawSizeError        raw pixels whose size does not fit width, height and stride
+    │   ├── SharedMemoryError       shared memory cannot be had, or does not hold the frame
     │   ├── UnknownClassError       saliency was asked for a class that the model does not have
     │   └── WrongModelError         a request names another model than the one served
     ├── DeadlineError               the answer would come after the caller's deadline
@@ -83,6 +84,10 @@ class ImageTooLargeError(ImageError):
 
 class RawSizeError(ImageError):
     """The number of raw bytes does not fit width, height, stride and pixel format."""
+
+
+class SharedMemoryError(InputError):
+    """Memory cannot be shared, is not shared any more, or does not hold the frame."""
 
 
 class UnknownClassError(InputError):

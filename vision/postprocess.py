@@ -91,6 +91,8 @@ def find_regions(
 
     A region takes the class that ``class_map`` ``[D, h, w]`` favours inside it, else ``default_label``.
     """
+    if not (anomaly_map >= pixel_threshold).any():
+        return ()  # stretching bilinearly makes no value larger; spares good parts the work on frame pixels
     scale = min(1.0, _MAX_REGION_SIDE / max(frame_height, frame_width))
     height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
     values = resize_map(anomaly_map, height, width)

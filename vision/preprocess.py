@@ -9,41 +9,29 @@ frames; normalisation happens inside the graph.
 from __future__ import annotations
 
 import enum
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vision.errors import (
     EmptyRequestError,
-    ImageError,
     ImageTooLargeError,
-    NotAnImageError,
     RawSizeError,
     SettingsError,
     TruncatedImageError,
     UnsupportedFormatError,
 )
+from vision.headers import check_header, too_large
+from vision.jpeg import decode_jpeg
 from vision.types import Frame
 
 MAX_PIXELS = 64_000_000
 """Default limit on the pixels of one frame; three times a 20-megapixel camera."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Some cameras pad a JPEG after its end marker, by this many bytes at most.
-_JPEG_PADDING = 4096
-_SIGNATURES: dict[str, tuple[bytes, ...]] = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG",),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
-    "WEBP": (b"RIFF",),
-}
 
 
 class PixelFormat(enum.IntEnum):
@@ -56,15 +44,12 @@ class PixelFormat(enum.IntEnum):
     RGB8 = 5
     BGR8 = 6
 
-
-_BYTES_PER_PIXEL = {
-    PixelFormat.MONO8: 1,
-    PixelFormat.MONO12: 2,
-    PixelFormat.MONO16: 2,
-    PixelFormat.BAYER_RG8: 1,
-    PixelFormat.RGB8: 3,
-    PixelFormat.BGR8: 3,
-}
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of all channels together."""
+        if self in (PixelFormat.RGB8, PixelFormat.BGR8):
+            return 3
+        return 2 if self in (PixelFormat.MONO12, PixelFormat.MONO16) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +71,7 @@ class InputSpec:
             raise SettingsError(f"white_level must be in 255..65535; got {self.white_level}")
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, white_level: int = 65535) -> Frame:
+def decode_image(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, white_level: int = 65535) -> Frame:
     """Decode JPEG, PNG, BMP, TIFF or WebP. The size is read from the header and checked before any pixel is decoded.
 
     Returns:
@@ -94,14 +79,32 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, white_level: int 
 
     Raises:
         EmptyRequestError, NotAnImageError, UnsupportedFormatError, ImageTooLargeError, TruncatedImageError.
+        ImageError: a JPEG is damaged inside.
     """
-    _check_header(data, max_pixels)
+    return decode_for(data, None, max_pixels=max_pixels, white_level=white_level)[0]
+
+
+def decode_for(
+    data: bytes | memoryview, spec: InputSpec | None, *, max_pixels: int = MAX_PIXELS, white_level: int = 65535
+) -> tuple[Frame, tuple[int, int]]:
+    """As ``decode_image``, but a JPEG much larger than the input of ``spec`` is decoded at a reduced scale.
+
+    Returns:
+        The pixels, and the height and width of the whole frame, which may be more.
+    """
+    # Memory that another process shares may change at any time; decoders must not see a header change under them.
+    data = bytes(data)
+    name, size = check_header(data, max_pixels)
+    if name == "JPEG":
+        least = None if spec is None else (spec.height, spec.width)
+        return decode_jpeg(data, max_pixels=max_pixels, least=least), size
     pixels = decode_pixels(data)
     if pixels.dtype == np.uint16:
-        return to_rgb_order(_to_uint8(pixels, white_level))
-    if pixels.dtype == np.uint8:
-        return to_rgb_order(pixels)
-    raise UnsupportedFormatError(f"pixels of type {pixels.dtype}; send 8- or 16-bit integer pixels")
+        pixels = _to_uint8(pixels, white_level)
+    if pixels.dtype != np.uint8:
+        raise UnsupportedFormatError(f"pixels of type {pixels.dtype}; send 8- or 16-bit integer pixels")
+    frame = to_rgb_order(pixels)
+    return frame, (frame.shape[0], frame.shape[1])  # OpenCV turns a TIFF as its tag says
 
 
 def decode_pixels(data: bytes) -> NDArray[Any]:
@@ -148,12 +151,41 @@ def decode_raw(
     """
     if not len(data):
         raise EmptyRequestError("the request carries no pixels; set encoded or raw image bytes")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(too_large(width, height, max_pixels))
+    return _raw_frame(data, width, height, stride, pixel_format, white_level)
+
+
+def _raw_frame(
+    data: bytes | memoryview, width: int, height: int, stride: int, pixel_format: PixelFormat, white_level: int
+) -> Frame:
+    """A view of the bytes where they are a frame already, else the one conversion that makes them one."""
+    pixels = raw_pixels(data, width, height, stride, pixel_format)
+    if pixel_format is PixelFormat.MONO12:
+        return _to_uint8(pixels, 4095)
+    if pixel_format is PixelFormat.MONO16:
+        return _to_uint8(pixels, white_level)
+    if pixel_format is PixelFormat.BAYER_RG8:
+        if width < 2 or height < 2:
+            raise RawSizeError(f"a Bayer frame is at least 2x2 pixels; got {width}x{height}")
+        return cv2.cvtColor(pixels, cv2.COLOR_BAYER_RGGB2RGB).astype(np.uint8, copy=False)
+    if pixel_format is PixelFormat.BGR8:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def raw_pixels(
+    data: bytes | memoryview, width: int, height: int, stride: int, pixel_format: PixelFormat
+) -> NDArray[Any]:
+    """The bytes seen as pixels, without a copy: ``[H, W]`` uint8 or, in two-byte formats, uint16; ``[H, W, 3]`` uint8.
+
+    Raises:
+        RawSizeError: the number of bytes does not fit width, height and stride.
+    """
     if width < 1 or height < 1:
         raise RawSizeError(f"width and height must be >= 1; got {width}x{height}")
-    if width * height > max_pixels:
-        raise ImageTooLargeError(_too_large(width, height, max_pixels))
-    size = _BYTES_PER_PIXEL[pixel_format]
-    row = width * size
+    row = width * pixel_format.bytes_per_pixel
     stride = stride or row
     needed = stride * (height - 1) + row
     if stride < row or not needed <= len(data) <= stride * height:
@@ -163,19 +195,11 @@ def decode_raw(
         )
     if pixel_format in (PixelFormat.MONO12, PixelFormat.MONO16) and stride % 2:
         raise RawSizeError(f"{pixel_format.name} needs an even stride; got {stride}")
-    flat = np.frombuffer(data, np.uint8)
-    rows = np.lib.stride_tricks.as_strided(flat, (height, row), (stride, 1), writeable=False)
-    if pixel_format in (PixelFormat.MONO12, PixelFormat.MONO16):
-        values = np.ascontiguousarray(rows).view("<u2").astype(np.uint16, copy=False)
-        return _to_uint8(values, 4095 if pixel_format is PixelFormat.MONO12 else white_level)
-    if pixel_format is PixelFormat.MONO8:
-        return rows
-    if pixel_format is PixelFormat.BAYER_RG8:
-        if width < 2 or height < 2:
-            raise RawSizeError(f"a Bayer frame is at least 2x2 pixels; got {width}x{height}")
-        return cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_BAYER_RGGB2RGB).astype(np.uint8, copy=False)
-    pixels = np.ascontiguousarray(rows).reshape(height, width, 3)
-    return pixels if pixel_format is PixelFormat.RGB8 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
+    channels = 3 if pixel_format in (PixelFormat.RGB8, PixelFormat.BGR8) else 1
+    item = pixel_format.bytes_per_pixel // channels
+    shape, strides = (height, width, channels), (stride, item * channels, item)
+    view: NDArray[Any] = np.ndarray(shape, np.dtype(f"<u{item}"), data, strides=strides)
+    return view if channels == 3 else view[:, :, 0]
 
 
 def to_model_input(frame: Frame, spec: InputSpec) -> NDArray[np.uint8]:
@@ -196,68 +220,3 @@ def to_model_input(frame: Frame, spec: InputSpec) -> NDArray[np.uint8]:
 
 def _to_uint8(pixels: NDArray[Any], white_level: int) -> NDArray[np.uint8]:
     return cv2.convertScaleAbs(pixels, alpha=255.0 / white_level).astype(np.uint8, copy=False)
-
-
-def _check_header(data: bytes, max_pixels: int) -> None:
-    if not data:
-        raise EmptyRequestError("the request carries no image; set encoded or raw image bytes")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            name, (width, height) = image.format, image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(f"{error}; send a smaller frame") from error
-    except Exception as error:  # strangers' bytes: Pillow's parsers raise whatever their code runs into
-        raise _no_header(data) from error
-    if name == "MPO":  # a JPEG with a second picture behind it, as some cameras write
-        name = "JPEG"
-    if name not in FORMATS:
-        raise UnsupportedFormatError(f"a {name} image is not supported; send one of {', '.join(FORMATS)}")
-    if width * height > max_pixels:
-        raise ImageTooLargeError(_too_large(width, height, max_pixels))
-    if not _is_complete(data, name):
-        raise TruncatedImageError(
-            f"the {name} image of {width}x{height} px ends too early (got {len(data)} bytes); send the complete file"
-        )
-
-
-def _no_header(data: bytes) -> ImageError:
-    """Why no header can be read: the bytes begin like an image and end too early, or are none at all."""
-    name = next((name for name, start in _SIGNATURES.items() if data.startswith(start)), None)
-    if name is not None and (name != "WEBP" or data[8:12] == b"WEBP"):
-        return TruncatedImageError(
-            f"the bytes begin like a {name} image but its header cannot be read (got {len(data)} bytes); "
-            "send the complete file"
-        )
-    return NotAnImageError(
-        f"the bytes are no image: {len(data)} bytes starting with {data[:8].hex(' ')}; send one of "
-        f"{', '.join(FORMATS)}, or raw pixels with width, height and pixel format"
-    )
-
-
-def _is_complete(data: bytes, name: str) -> bool:
-    """Whether the end that the format promises is there: OpenCV fills what is missing with grey and says nothing."""
-    if name == "JPEG":
-        return data.find(b"\xff\xd9", max(_jpeg_scan_start(data), len(data) - _JPEG_PADDING)) >= 0
-    if name == "PNG":
-        return b"IEND" in data[-_JPEG_PADDING:]
-    if name == "WEBP":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return True  # BMP and TIFF decoders refuse missing pixels themselves
-
-
-def _jpeg_scan_start(data: bytes) -> int:
-    """Where the compressed pixels begin: an end marker before it belongs to a thumbnail in the header."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        if data[position + 1] == 0xFF:  # a fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return position
-
-
-def _too_large(width: int, height: int, max_pixels: int) -> str:
-    return (
-        f"the frame has {width}x{height} = {width * height} pixels, the limit is {max_pixels}; "
-        "send a smaller frame or raise the limit (--max-pixels)"
-    )

@@ -31,6 +31,7 @@ def serving(bundle: Path, log: Path, *options: str) -> Iterator[tuple[str, subpr
     """``defectlens serve`` in another process: its address, once ready."""
     ready = log.with_suffix(".ready")
     command = [sys.executable, "-W", "error", "-m", "defectlens", "serve", "--bundle", str(bundle), "--threads", "1"]
+    # Click takes the last --address.
     command += ["--address", "127.0.0.1:0", "--ready-file", str(ready), *options]
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
@@ -45,7 +46,7 @@ def serving(bundle: Path, log: Path, *options: str) -> Iterator[tuple[str, subpr
         if process.poll() is None:
             process.terminate()
         output, _ = process.communicate(timeout=20)
-    assert "ready on 127.0.0.1:" in output
+    assert "ready on " in output
     assert not ready.exists()
     if process.returncode == 0:
         assert_accounts_add_up(log)
@@ -177,6 +178,45 @@ def test_info_for_people_and_for_programs(bundle: Path, tmp_path: Path) -> None:
     refused = run("info", "--bundle", tmp_path)
     assert refused.exit_code == 2
     assert "is no bundle" in refused.stderr
+
+
+def test_the_commands_over_a_unix_socket(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with serving(bundle, tmp_path / "log", "--address", f"unix:{path}", "--fast-decode") as (address, process):
+        assert address == f"unix:{path}"
+        result = run("inspect", "--server", address, "--source", parts, "--out", tmp_path / "out", "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["by_verdict"] == {"PASS": 2, "REJECT": 2}
+        facts = json.loads(run("info", "--server", address, "--json").stdout)
+        assert facts["fast_decode"] is True
+        assert facts["model"]["name"] == "fake"
+        assert facts["metrics"] == {"image_auroc": 1.0}
+        assert facts["limits"]["max_shared_bytes"] > 0
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not path.exists()
+    assert "unencrypted" not in (tmp_path / "log").read_text()
+
+
+def test_info_is_of_a_bundle_or_of_a_server(bundle: Path) -> None:
+    for arguments in ([], ["--bundle", bundle, "--server", "127.0.0.1:1"]):
+        result = run("info", *arguments)
+        assert result.exit_code == 2
+        assert "either --bundle" in result.stderr
+
+
+def test_a_killed_server_is_followed_by_another_on_its_socket(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with serving(bundle, tmp_path / "log", "--address", f"unix:{path}") as (_, process):
+        process.kill()
+        process.wait()
+        (tmp_path / "log.ready").unlink()
+    assert path.is_socket()
+    with (
+        serving(bundle, tmp_path / "log", "--address", f"unix:{path}") as (address, _),
+        InspectionClient(address) as client,
+    ):
+        assert client.is_ready()
 
 
 @pytest.mark.parametrize("command", ["serve", "inspect", "info"])

@@ -88,6 +88,7 @@ def test_the_front_door_is_locked() -> None:
     assert serving.__all__ == [
         "ALL",
         "AsyncInspectionClient",
+        "AsyncSharedMemory",
         "EncodedImage",
         "FrameRequest",
         "InspectionClient",
@@ -102,6 +103,8 @@ def test_the_front_door_is_locked() -> None:
         "RetryPolicy",
         "ServerSettings",
         "ServerStatus",
+        "SharedMemory",
+        "SharedSlot",
         "StreamAnswer",
         "Timings",
     ]

@@ -169,6 +169,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
     SUPERSEDED: _ErrorCode.ValueType  # 22
+    SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """One value for each error that a caller may meet; numbers never change their meaning."""
@@ -196,6 +197,7 @@ PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
 SUPERSEDED: ErrorCode.ValueType  # 22
+SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -211,6 +213,7 @@ class InspectRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
@@ -236,6 +239,8 @@ class InspectRequest(_message.Message):
     @_builtins.property
     def raw(self) -> Global___RawImage: ...
     @_builtins.property
+    def shared(self) -> Global___SharedImage: ...
+    @_builtins.property
     def outputs(self) -> Global___Outputs: ...
     @_builtins.property
     def stream(self) -> Global___StreamOptions:
@@ -253,15 +258,16 @@ class InspectRequest(_message.Message):
         timeout_ms: _builtins.int = ...,
         encoded: _builtins.bytes = ...,
         raw: Global___RawImage | None = ...,
+        shared: Global___SharedImage | None = ...,
         outputs: Global___Outputs | None = ...,
         stream: Global___StreamOptions | None = ...,
         model_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "stream", b"stream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "shared", b"shared", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
+    _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw", "shared"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
 
@@ -327,6 +333,107 @@ class RawImage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawImage: _TypeAlias = RawImage  # noqa: Y015
+
+@_typing.final
+class SharedImage(_message.Message):
+    """A frame that lies in memory shared by ShareMemory. Its bytes must stay as they are until the answer is there: the
+    answer, error or not, hands them back.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    PIXEL_FORMAT_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """From ShareMemoryResponse."""
+    offset: _builtins.int
+    """Of the frame's first byte in the region; a multiple of 64."""
+    size: _builtins.int
+    """Bytes of the frame, all inside the region."""
+    width: _builtins.int
+    """As in RawImage. If all four are unset, the bytes are an image file as in InspectRequest.encoded."""
+    height: _builtins.int
+    stride: _builtins.int
+    pixel_format: Global___PixelFormat.ValueType
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        size: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        stride: _builtins.int = ...,
+        pixel_format: Global___PixelFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "offset", b"offset", "pixel_format", b"pixel_format", "region", b"region", "size", b"size", "stride", b"stride", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedImage: _TypeAlias = SharedImage  # noqa: Y015
+
+@_typing.final
+class ShareMemoryRequest(_message.Message):
+    """Names a memfd of the caller (memfd_create) that is sealed against shrinking (F_SEAL_SHRINK), so that no later act of
+    the caller can take mapped memory away from the server.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    FD_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """The caller's process, as the server's machine numbers it,"""
+    fd: _builtins.int
+    """and the number of the memfd there, open until the response. The server opens /proc/PID/fd/FD."""
+    size: _builtins.int
+    """Bytes to map, >= 32."""
+    proof: _builtins.bytes
+    """The first 32 bytes of the region at the time of the call: shows that the memory is the caller's own. Random."""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        fd: _builtins.int = ...,
+        size: _builtins.int = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fd", b"fd", "pid", b"pid", "proof", b"proof", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareMemoryRequest: _TypeAlias = ShareMemoryRequest  # noqa: Y015
+
+@_typing.final
+class ShareMemoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Known to nobody else. Of no use once the call has ended."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareMemoryResponse: _TypeAlias = ShareMemoryResponse  # noqa: Y015
 
 @_typing.final
 class Outputs(_message.Message):
@@ -851,6 +958,7 @@ class GetModelResponse(_message.Message):
     TOLERANCES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     GATE_JSON_FIELD_NUMBER: _builtins.int
+    FAST_DECODE_FIELD_NUMBER: _builtins.int
     created: _builtins.str
     """ISO 8601."""
     good_class: _builtins.str
@@ -868,6 +976,8 @@ class GetModelResponse(_message.Message):
     """Data, code and settings that it came from, as JSON."""
     gate_json: _builtins.str
     """What the engine showed before it was let in: differences from the golden frames, as JSON."""
+    fast_decode: _builtins.bool
+    """JPEGs much larger than the input are decoded at a reduced scale, which changes scores."""
     @_builtins.property
     def model(self) -> Global___ModelIdentity: ...
     @_builtins.property
@@ -900,10 +1010,11 @@ class GetModelResponse(_message.Message):
         tolerances: Global___Tolerances | None = ...,
         limits: Global___Limits | None = ...,
         gate_json: _builtins.str = ...,
+        fast_decode: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
@@ -994,6 +1105,7 @@ class Limits(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
     MAX_STREAM_FRAMES_FIELD_NUMBER: _builtins.int
+    MAX_SHARED_BYTES_FIELD_NUMBER: _builtins.int
     max_pixels: _builtins.int
     """Of one frame."""
     max_request_bytes: _builtins.int
@@ -1004,6 +1116,8 @@ class Limits(_message.Message):
     """Frames in work at once; more are OVERLOADED (single calls) or wait (streams)."""
     max_stream_frames: _builtins.int
     """Frames in work at once of one stream, at most; see InspectResponse.credits."""
+    max_shared_bytes: _builtins.int
+    """Of all regions of shared memory; 0 where none is taken."""
     def __init__(
         self,
         *,
@@ -1013,10 +1127,11 @@ class Limits(_message.Message):
         max_batch: _builtins.int = ...,
         max_queue: _builtins.int = ...,
         max_stream_frames: _builtins.int = ...,
+        max_shared_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_pixels", b"max_pixels", "max_queue", b"max_queue", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_stream_frames", b"max_stream_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_pixels", b"max_pixels", "max_queue", b"max_queue", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_shared_bytes", b"max_shared_bytes", "max_stream_frames", b"max_stream_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class InspectionServiceStub:
                 request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ShareMemory = channel.unary_stream(
+                '/inspection.v1.InspectionService/ShareMemory',
+                request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/inspection.v1.InspectionService/GetStatus',
                 request_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetStatusRequest.SerializeToString,
@@ -86,6 +91,15 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareMemory(self, request, context):
+        """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
+        before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
+        ends it too. Errors are SHARED_MEMORY_REFUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """How the server is doing: what became of every frame so far, and how long the recent ones took.
         """
@@ -110,6 +124,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.FromString,
                     response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ShareMemory': grpc.unary_stream_rpc_method_handler(
+                    servicer.ShareMemory,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -198,6 +217,33 @@ class InspectionService:
             '/inspection.v1.InspectionService/GetModel',
             protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
             protos_dot_inspection_dot_v1_dot_inspection__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inspection.v1.InspectionService/ShareMemory',
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryRequest.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.ShareMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

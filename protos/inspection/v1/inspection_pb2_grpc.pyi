@@ -50,6 +50,11 @@ class InspectionServiceStub:
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]
     """What is served under a name: model, operating point, provider, limits."""
+    ShareMemory: _grpc.UnaryStreamMultiCallable[_inspection_pb2.ShareMemoryRequest, _inspection_pb2.ShareMemoryResponse]
+    """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
+    before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
+    ends it too. Errors are SHARED_MEMORY_REFUSED.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]
     """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
@@ -70,6 +75,11 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetModelRequest, _inspection_pb2.GetModelResponse]  # type: ignore[assignment]
     """What is served under a name: model, operating point, provider, limits."""
+    ShareMemory: _aio.UnaryStreamMultiCallable[_inspection_pb2.ShareMemoryRequest, _inspection_pb2.ShareMemoryResponse]  # type: ignore[assignment]
+    """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
+    before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
+    ends it too. Errors are SHARED_MEMORY_REFUSED.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_inspection_pb2.GetStatusRequest, _inspection_pb2.GetStatusResponse]  # type: ignore[assignment]
     """How the server is doing: what became of every frame so far, and how long the recent ones took."""
 
@@ -105,6 +115,17 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspection_pb2.GetModelResponse, _abc.Awaitable[_inspection_pb2.GetModelResponse]]:
         """What is served under a name: model, operating point, provider, limits."""
+
+    @_abc_1.abstractmethod
+    def ShareMemory(
+        self,
+        request: _inspection_pb2.ShareMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.ShareMemoryResponse], _abc.AsyncIterator[_inspection_pb2.ShareMemoryResponse]]:
+        """For callers on the server's machine: memory that frames are read from where they lie. The server maps the region
+        before its one response, and keeps it until the call ends: end the call to take the memory back; a caller that dies
+        ends it too. Errors are SHARED_MEMORY_REFUSED.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(
