@@ -61,7 +61,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--tuned", type=_FILE, help="File that `defectlens tune` wrote; options that are given go before it.")
 @click.option("--gpu-memory-mib", type=int, default=0, help="Most GPU memory for the model's work; 0 sets no limit.")
-@click.option("--engine-cache", type=_FOLDER, help="Where TensorRT keeps what it built, for quicker starts.")
+@click.option(
+    "--engine-cache", type=_FOLDER, help="Where TensorRT and OpenVINO keep what they built, for quicker starts."
+)
 @click.option("--strict-provider", is_flag=True, help="Refuse to start on another provider or precision.")
 @click.option(
     "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference at most."

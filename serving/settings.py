@@ -37,7 +37,7 @@ class ServerSettings:
         strict_provider: refuse to start on another provider or precision than the one asked for.
         threads: CPU threads of one inference; 0 leaves the choice to the provider.
         gpu_memory_mib: most GPU memory that the provider's arena takes; 0 sets no limit.
-        engine_cache: folder where TensorRT keeps what it built; without it, it builds at every start.
+        engine_cache: folder where TensorRT and OpenVINO keep what they built; without it, they build at every start.
         decode_threads: threads that decode, judge and encode; one frame occupies one at a time.
         max_batch: most frames in one inference; how many it is depends on what each size is measured to take.
         max_wait_ms: longest wait of a frame for others that are on their way; shorter where waiting pays less.

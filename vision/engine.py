@@ -92,7 +92,7 @@ class EngineOptions:
         threads: of one inference on the CPU; 0 leaves the choice to the runtime.
         max_batch: most frames of one ``run`` that the engine prepares for; larger ones are cut up on a GPU.
         gpu_memory_mib: most device memory that the runtime's arena takes; 0 sets no limit.
-        cache: folder where TensorRT keeps the engines it built; without it they are built at every start.
+        cache: folder where TensorRT and OpenVINO keep what they built; without it they build at every start.
     """
 
     threads: int = 0

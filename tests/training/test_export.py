@@ -16,7 +16,8 @@ from training.options import TrainOptions
 from training.run import Run, train_run
 from training.torch_engine import TorchEngine
 from vision.bundle import load_bundle
-from vision.engine import Engine
+from vision.engine import open_engine
+from vision.engine_onnxruntime import CpuEngine
 from vision.errors import ParityError, SettingsError
 from vision.types import ModelOutputs
 
@@ -67,14 +68,14 @@ def test_a_graph_that_disagrees_leaves_nothing_behind(
     tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run(tmp_path, options, {"good": 24})
-    real = Engine.run
+    real = CpuEngine.run
 
-    def off(self: Engine, frames: np.ndarray) -> ModelOutputs:
+    def off(self: CpuEngine, frames: np.ndarray) -> ModelOutputs:
         outputs = real(self, frames)
         assert outputs.anomaly_score is not None
         return replace(outputs, anomaly_score=outputs.anomaly_score + np.float32(2e-4))
 
-    monkeypatch.setattr(Engine, "run", off)
+    monkeypatch.setattr(CpuEngine, "run", off)
     with pytest.raises(ParityError, match=r"anomaly_score differs by 0\.0002\d* \(tolerance 0\.0001\)"):
         export_bundle(run, tmp_path / "out" / "bundle")
     assert list((tmp_path / "out").iterdir()) == []
@@ -86,15 +87,15 @@ def test_rows_that_influence_each_other_are_found(
     run = _run(tmp_path, options, {"good": 24})
     path = tmp_path / "model.onnx"
     export_module._write_onnx(run.detector.cpu().eval(), run.golden, path)
-    engine, reference = Engine(path, provider="cpu"), TorchEngine(run.detector)
+    engine, reference = open_engine(path, provider="cpu"), TorchEngine(run.detector)
     assert check_parity(reference, engine, run.golden)["spread_of_identical_rows"] <= 1e-4
-    real = Engine.run
+    real = CpuEngine.run
 
-    def mixed_up(self: Engine, frames: np.ndarray) -> ModelOutputs:
+    def mixed_up(self: CpuEngine, frames: np.ndarray) -> ModelOutputs:
         outputs = real(self, frames)
         scores = outputs.class_logits + np.linspace(0, 0.01, len(frames), dtype=np.float32)[:, None]
         return replace(outputs, class_logits=scores)
 
-    monkeypatch.setattr(Engine, "run", mixed_up)
+    monkeypatch.setattr(CpuEngine, "run", mixed_up)
     with pytest.raises(ParityError, match="class_logits differs"):
         check_parity(reference, engine, run.golden)

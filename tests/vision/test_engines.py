@@ -108,6 +108,13 @@ class TestOpenVino:
         assert (engine.provider, engine.precision, engine.fallback) == ("OpenVINO", "fp32", False)
         assert_same(expected, engine.run(frames_of(count)))
 
+    def test_a_cache_for_quicker_starts(self, fixed_model: Path, tmp_path: Path) -> None:
+        expected = open_engine(fixed_model, provider="cpu").run(frames_of(8))
+        options = EngineOptions(threads=1, cache=tmp_path / "cache")
+        for _ in range(2):
+            assert_same(expected, open_engine(fixed_model, provider="openvino", options=options).run(frames_of(8)))
+            assert list((tmp_path / "cache").iterdir())
+
     def test_a_model_of_any_frame_size(self, tiny_model: Path) -> None:
         expected = open_engine(tiny_model, provider="cpu").run(tiny_frames())
         assert_same(expected, open_engine(tiny_model, provider="openvino", strict=True).run(tiny_frames()))
