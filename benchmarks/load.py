@@ -1,6 +1,6 @@
 """A client that does nothing but send ready-made messages and take the time; one process of its own.
 
-    python -m benchmarks.load --address 127.0.0.1:50051 --method /package.Service/Call --requests FILE.bin --in-flight 8
+    python -m benchmarks.load --address 127.0.0.1:50051 --method /package.Service/Call --requests FILE... --in-flight 8
 
 Ends with one JSON line. With ``--in-flight`` the next frame goes out when an answer comes in; with ``--rate`` frames go
 out at equal distances whatever the answers do, and latency counts from the moment a frame was due.
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +33,28 @@ async def one(call: Any, message: bytes, due: float, latencies: Latencies, timeo
     latencies[code].append((time.perf_counter() - due) * 1000.0)
 
 
-async def closed_loop(call: Any, message: bytes, in_flight: int, seconds: float, timeout_s: float) -> Latencies:
+async def closed_loop(
+    call: Any, messages: Iterator[bytes], in_flight: int, seconds: float, timeout_s: float
+) -> Latencies:
     latencies: Latencies = defaultdict(list)
     end = time.perf_counter() + seconds
 
     async def camera() -> None:
         while (now := time.perf_counter()) < end:
-            await one(call, message, now, latencies, timeout_s)
+            await one(call, next(messages), now, latencies, timeout_s)
 
     await asyncio.gather(*(camera() for _ in range(in_flight)))
     return latencies
 
 
-async def open_loop(call: Any, message: bytes, rate: float, seconds: float, timeout_s: float) -> Latencies:
+async def open_loop(call: Any, messages: Iterator[bytes], rate: float, seconds: float, timeout_s: float) -> Latencies:
     latencies: Latencies = defaultdict(list)
     start = time.perf_counter()
     tasks = set()
     for index in range(int(rate * seconds)):
         due = start + index / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(one(call, message, due, latencies, timeout_s))
+        task = asyncio.create_task(one(call, next(messages), due, latencies, timeout_s))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
@@ -58,16 +62,16 @@ async def open_loop(call: Any, message: bytes, rate: float, seconds: float, time
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    message = options.requests.read_bytes()
+    messages = itertools.cycle([path.read_bytes() for path in options.requests])
     limits = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with grpc.aio.insecure_channel(options.address, options=[*limits, ("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(options.method)
-        await closed_loop(call, message, options.in_flight or 1, options.warm_up, options.timeout_s)
+        await closed_loop(call, messages, options.in_flight or 1, options.warm_up, options.timeout_s)
         start = time.perf_counter()
         if options.rate:
-            latencies = await open_loop(call, message, options.rate, options.seconds, options.timeout_s)
+            latencies = await open_loop(call, messages, options.rate, options.seconds, options.timeout_s)
         else:
-            latencies = await closed_loop(call, message, options.in_flight, options.seconds, options.timeout_s)
+            latencies = await closed_loop(call, messages, options.in_flight, options.seconds, options.timeout_s)
         took_s = time.perf_counter() - start
     codes = {code: {"count": len(values), **quantiles(values)} for code, values in latencies.items()}
     return {"seconds": took_s, "per_second": len(latencies["OK"]) / took_s, "codes": codes}
@@ -82,7 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--address", required=True)
     parser.add_argument("--method", required=True, help="full name of a unary RPC")
-    parser.add_argument("--requests", required=True, type=Path, help="file with the bytes of the message")
+    parser.add_argument(
+        "--requests", required=True, type=Path, nargs="+", help="files with one message each, sent in turn"
+    )
     parser.add_argument("--in-flight", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.0, help="frames a second")
     parser.add_argument("--seconds", type=float, default=5.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import statistics
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +31,53 @@ class Measurements:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.folder = folder
-        self.serve_options = shlex.split(options.serve_options)
+        self.serve_options = ["--provider", options.provider, *shlex.split(options.serve_options)]
 
     @cached_property
     def bundle(self) -> Bundle:
         return load_bundle(self.options.bundle or models.untrained_bundle(self.folder / "untrained"))
 
     @cached_property
-    def jpeg(self) -> bytes:
+    def jpegs(self) -> list[bytes]:
+        """The bundle's golden frames, which the model knows, as a camera of ``--frame`` pixels would send them."""
         width, height = map(int, self.options.frame.split("x"))
-        return models.jpeg(height, width)
+        return [models.jpeg(frame, height, width) for frame in self.bundle.golden()[0]]
 
     @cached_property
-    def engine_fps(self) -> tuple[float, str]:
-        """Frames a second of the best loop in one process, JPEGs decoded in other threads meanwhile; and which."""
-        best = (0.0, "")
+    def best_loop(self) -> Callable[[], float]:
+        """Frames a second of the loop in one process that was fastest of some, JPEGs decoded in threads meanwhile."""
+        best, loop = 0.0, partial(self._loop, self.bundle.engine(provider=self.options.provider).run, 1, 1)
         for threads in sorted({1, os.cpu_count() or 1}):
-            engine = self.bundle.engine(provider="cpu", threads=threads)
+            engine = self.bundle.engine(provider=self.options.provider, threads=threads)
             for batch in (1, 4, 8):
                 for decoders in (1, 2):
                     fps = self._loop(engine.run, batch, decoders)
-                    best = max(best, (fps, f"{threads} threads, batch {batch}, {decoders} decoding"))
-        return best
+                    if fps > best:
+                        best, loop = fps, partial(self._loop, engine.run, batch, decoders)
+        return loop
+
+    @cached_property
+    def throughputs(self) -> list[tuple[float, float]]:
+        """Frames a second of the best loop and through gRPC, in turns."""
+        requests, loop = self.requests("jpeg"), self.best_loop
+        with self.server(self.bundle.path) as address:
+
+            def served() -> float:
+                return load(address, requests, in_flight=2 * IN_FLIGHT, seconds=self.options.seconds)["per_second"]
+
+            return [(loop(), served()) for _ in range(self.options.rounds)]
+
+    @property
+    def served_fps(self) -> float:
+        return statistics.median(served for _, served in self.throughputs)
 
     @cached_property
     def engine_ms(self) -> float:
         """The fastest engine time of a single frame over the numbers of threads, the median of many."""
         found = []
         for threads in sorted({1, os.cpu_count() or 1}):
-            engine, times = self.bundle.engine(provider="cpu", threads=threads), []
-            frame = self._prepare()[None]
+            engine, times = self.bundle.engine(provider=self.options.provider, threads=threads), []
+            frame = self._prepare(self.jpegs[0])[None]
             for _ in range(60):
                 start = time.perf_counter()
                 engine.run(frame)
@@ -67,15 +85,10 @@ class Measurements:
             found.append(statistics.median(times[5:]))
         return min(found)
 
-    @cached_property
-    def served_fps(self) -> list[float]:
-        """Frames a second through gRPC, by round."""
-        request, seconds = self.file("jpeg", models.message(self.jpeg)), self.options.seconds
-        with self.server(self.bundle.path) as address:
-            rounds = [
-                load(address, request, in_flight=2 * IN_FLIGHT, seconds=seconds) for _ in range(self.options.rounds)
-            ]
-        return [figures["per_second"] for figures in rounds]
+    def requests(self, name: str, timeout_ms: int = 0) -> list[Path]:
+        """The JPEG frames as messages, where the client finds them."""
+        messages = (models.message(data, timeout_ms=timeout_ms) for data in self.jpegs)
+        return [self.file(f"{name}{index}", message) for index, message in enumerate(messages)]
 
     @contextmanager
     def server(self, bundle: Path) -> Iterator[str]:
@@ -89,16 +102,17 @@ class Measurements:
         path.write_bytes(message)
         return path
 
-    def _prepare(self) -> Any:
-        return to_model_input(decode_image(self.jpeg), self.bundle.manifest.input)
+    def _prepare(self, data: bytes) -> Any:
+        return to_model_input(decode_image(data), self.bundle.manifest.input)
 
     def _loop(self, run: Callable[[Any], Any], batch: int, decoders: int) -> float:
+        frames_in = itertools.cycle(self.jpegs)
         with ThreadPoolExecutor(decoders) as pool:
-            waiting = [pool.submit(self._prepare) for _ in range(2 * batch)]
+            waiting = [pool.submit(self._prepare, next(frames_in)) for _ in range(2 * batch)]
             frames, start, end = 0, 0.0, float("inf")
             while time.perf_counter() < end:
                 rows = [waiting.pop(0).result() for _ in range(batch)]
-                waiting += [pool.submit(self._prepare) for _ in range(batch)]
+                waiting += [pool.submit(self._prepare, next(frames_in)) for _ in range(batch)]
                 run(np.stack(rows))
                 if not start:  # the first batch warms up
                     start = time.perf_counter()

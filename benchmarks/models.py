@@ -66,9 +66,10 @@ def grey() -> NDArray[np.uint8]:
     return np.full((SIDE, SIDE, 3), 100, np.uint8)
 
 
-def jpeg(height: int, width: int) -> bytes:
-    """The same as a camera would compress it."""
-    return cv2.imencode(".jpg", photo(height, width)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+def jpeg(frame: NDArray[np.uint8], height: int, width: int) -> bytes:
+    """An RGB frame as a camera of that size would compress it."""
+    enlarged = cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".jpg", enlarged[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def message(image: bytes | NDArray[np.uint8], *, timeout_ms: int = 0) -> bytes:

@@ -85,10 +85,10 @@ def ours(bundle: Path, options: Sequence[str] = ()) -> list[str | Path]:
     return [*command, "--ready-file", "READY", *options]
 
 
-def load(address: str, request: Path, method: str = INSPECT, **options: float) -> dict[str, Any]:
+def load(address: str, requests: Sequence[Path], method: str = INSPECT, **options: float) -> dict[str, Any]:
     """What ``benchmarks.load`` measured."""
     command = [sys.executable, "-m", "benchmarks.load", "--address", address, "--method", method]
-    command += ["--requests", str(request)]
+    command += ["--requests", *map(str, requests)]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", f"{value:g}"]
     done = subprocess.run(command, capture_output=True, text=True, env=_ENVIRONMENT, cwd=ROOT, check=False)
