@@ -25,6 +25,8 @@ _name = click.argument("name")
 def models() -> None:
     """Load, try out, promote and roll back the models of a running server.
 
+    Versions of one model have one name: `defectlens export --name parts --version 2`.
+
     \b
     Example:
       defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052
