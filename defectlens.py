@@ -19,6 +19,7 @@ _COMMANDS = {
     "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),
     "top": ("serving.top", "top", "Watch a running server in the terminal."),
     "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
+    "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }
 

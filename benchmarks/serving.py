@@ -1,6 +1,7 @@
 """How fast and how predictable the server is, as ratios measured on this machine in one run.
 
     python -m benchmarks.serving --bundle bundles/parts --rows throughput,latency,overhead,overload,start,record
+    python -m benchmarks.serving --bundle bundles/parts --rows soak --minutes 30
     python -m benchmarks.serving --rows rivals --rivals CACHE     # environments CACHE/mlserver, CACHE/ray, CACHE/triton
 
 Prints one table, then one JSON line. Clients run in a process of their own on the same machine. Where two servers are
@@ -32,6 +33,7 @@ import cv2
 from benchmarks import models, processes
 from benchmarks.measured import IN_FLIGHT, Measurements
 from benchmarks.processes import ServerFailedError, load, ours, ready_by_answer, ready_by_file
+from serving.client import InspectionClient
 from serving.telemetry import Telemetry
 from tests.fakes import frame_result
 
@@ -139,6 +141,23 @@ def overload(measured: Measurements) -> Iterator[Row]:
     yield Row("overload 3x: p99 ms until a refused frame knows", told, 10, 3, "<=", "" if refused else "none refused")
 
 
+def soak(measured: Measurements) -> Iterator[Row]:
+    rate, seconds = 0.9 * statistics.median(measured.served_fps), 60 * measured.options.minutes
+    request = measured.file("jpeg", models.message(measured.jpeg))
+    with measured.server(measured.bundle.path) as address, InspectionClient(address) as client:
+        load(address, request, rate=rate, seconds=measured.options.seconds)  # every buffer has its size after this
+        before = client.get_status().resident_memory_bytes
+        codes = load(address, request, rate=rate, seconds=seconds)["codes"]
+        status = client.get_status()
+    growth = 100.0 * (status.resident_memory_bytes / before - 1)
+    note = f"{measured.options.minutes:g} min at {rate:.1f} frames/s, {before / 2**20:.0f} MiB before"
+    yield Row("90 % load: growth of resident memory, %", growth, 2, 0, "<=", note)
+    answers = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    lost = sum(figures["count"] for code, figures in codes.items() if code not in answers) + status.total.in_flight
+    note = ", ".join(f"{code} {figures['count']}" for code, figures in codes.items())
+    yield Row("90 % load: frames without an answer", lost, 0, 0, "<=", note)
+
+
 def start(measured: Measurements) -> Iterator[Row]:
     times = []
     for _ in range(measured.options.rounds + 1):
@@ -161,7 +180,7 @@ def record(_: Measurements) -> Iterator[Row]:
     yield Row("recording one frame, µs", microseconds, 50, None, "<=", "accounts, histograms, recent frames")
 
 
-ROWS = {row.__name__: row for row in (throughput, latency, overhead, rivals, overload, start, record)}
+ROWS = {row.__name__: row for row in (throughput, latency, overhead, rivals, overload, start, record, soak)}
 
 
 def _closed(measured: Measurements, address: str, request: Path, method: str = processes.INSPECT) -> float:
@@ -174,9 +193,12 @@ def _closed(measured: Measurements, address: str, request: Path, method: str = p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--bundle", type=Path, help="of the real model; without it, an untrained one is made")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--rows", default=",".join(name for name in ROWS if name != "soak"), help=f"which of {', '.join(ROWS)}"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one round")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the row soak")
     parser.add_argument("--frame", default="1280x1024", help="size of the JPEG frames")
     parser.add_argument("--rivals", type=Path, help="folder with the environments of other servers")
     parser.add_argument("--serve-options", default="", help="more options for `defectlens serve`, as one string")

@@ -70,8 +70,11 @@ def too_late(line: Iterable[Ticket], outlook: Outlook) -> list[tuple[Ticket, Dea
     kept: list[Ticket] = []
     gone: list[tuple[Ticket, DeadlineError]] = []
     for ticket in line:
+        if ticket.deadline is None:
+            kept.append(ticket)
+            continue
         needed_s = 0.0 if ticket.probe else outlook.soonest(ticket) - outlook.now
-        if ticket.deadline is not None and outlook.now + needed_s >= ticket.deadline:
+        if outlook.now + needed_s >= ticket.deadline:
             gone.append((ticket, hopeless(ticket.deadline, outlook.now, needed_s)))
         else:
             kept.append(ticket)

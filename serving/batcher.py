@@ -27,6 +27,8 @@ _LEAST_S = 0.0005
 # An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
 # often.
 _PROBE_S = 1.0
+# The longest that an inference under way is expected to take yet, in times of its usual duration.
+_STALL = 4.0
 
 
 class Batcher:
@@ -166,8 +168,9 @@ class Batcher:
 
     def _outlook(self) -> Outlook:
         now = self._clock()
-        # No later than if it had just set off: the clock may have been set back.
-        left_s = 0.0 if self._flight is None else min(max(0.0, self._flight_ends - now), self._flight_s)
+        # What is overdue will take about as long again: whoever is let in behind it in the hope that it ends at once is
+        # lost. No longer than some whole inferences, though: the clock may have jumped.
+        left_s = 0.0 if self._flight is None else min(abs(self._flight_ends - now), _STALL * self._flight_s)
         # A frame that just missed one batch must be able to ride in the next.
         curve = self._inference.costs.curve().within(self._budget.value / 2.0)
         return Outlook(now, now + left_s, curve, self._threads, max(1.0, self._drag.value))

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serving.logs import LogFormat, set_up_serving_logs
 from serving.settings import ServerSettings, is_loopback
+from serving.tuned import read_tuned
 from vision.bundle import Bundle, load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
+from vision.engine import PRECISIONS
 from vision.errors import SettingsError
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
@@ -44,21 +47,31 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    type=click.Choice(list(PRECISIONS)),
     default=_DEFAULTS["provider"],
     show_default=True,
     help="Where the model runs.",
 )
-@click.option("--strict-provider", is_flag=True, help="Refuse to start on another provider than the one asked for.")
 @click.option(
-    "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference."
+    "--precision",
+    type=click.Choice(PRECISIONS["openvino"]),
+    default=_DEFAULTS["precision"],
+    show_default=True,
+    help="What it computes in; below fp32 it must show on the bundle's check frames that its verdicts are as good.",
+)
+@click.option("--tuned", type=_FILE, help="File that `defectlens tune` wrote; options that are given go before it.")
+@click.option("--gpu-memory-mib", type=int, default=0, help="Most GPU memory for the model's work; 0 sets no limit.")
+@click.option("--engine-cache", type=_FOLDER, help="Where TensorRT keeps what it built, for quicker starts.")
+@click.option("--strict-provider", is_flag=True, help="Refuse to start on another provider or precision.")
+@click.option(
+    "--max-batch", type=int, default=_DEFAULTS["max_batch"], show_default=True, help="Frames in one inference at most."
 )
 @click.option(
     "--max-wait-ms",
     type=float,
     default=_DEFAULTS["max_wait_ms"],
     show_default=True,
-    help="How long a frame waits for others that are on their way, to share an inference.",
+    help="How long a frame waits at most for others that are on their way, to share an inference.",
 )
 @click.option(
     "--max-queue", type=int, default=_DEFAULTS["max_queue"], show_default=True, help="Frames in work at once, over all."
@@ -98,12 +111,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
 @click.option("--verbose", is_flag=True, help="Log every frame.")
 @json_option
+@click.pass_context
 @exits_cleanly
 def serve(
+    context: click.Context,
+    /,
     bundles: tuple[Path, ...],
     ready_file: Path | None,
     verbose: bool,
     log_format: LogFormat,
+    tuned: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -112,9 +129,12 @@ def serve(
     \b
     Example:
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
+      defectlens serve --bundle bundles/parts --provider openvino --precision bf16
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
     """
     set_up_serving_logs(log_format, verbose=verbose)
+    if tuned is not None:
+        options |= _tuned_options(context, tuned, bundles[0])
     settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
@@ -126,6 +146,19 @@ def serve(
     figures = asyncio.run(_serve(settings, ready_file))
     if as_json:
         finish(figures, as_json=True)
+
+
+def _tuned_options(context: click.Context, path: Path, folder: Path) -> dict[str, Any]:
+    """What the file says, but for what was given on the command line."""
+    found = read_tuned(path)
+    found.check(path, load_bundle(folder).manifest.model_digest)
+    chosen = found.settings()
+    given = [name for name in chosen if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        say(f"not taken from {path}, because given: {', '.join(given)}")
+    # A precision belongs to its provider: one alone from the file could make a pair that nobody measured.
+    left_out = {"provider", "precision"} if {"provider", "precision"} & set(given) else set()
+    return {name: value for name, value in chosen.items() if name not in left_out and name not in given}
 
 
 async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str, Any]:
@@ -154,7 +187,8 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
             part.replace(ready_file)  # whoever waits for the file never reads half an address
         info = server.info
         note = " (FALLBACK)" if info.provider_fallback else ""
-        click.echo(f"ready on {server.address}: {info.model.name} {info.model.version} on {info.provider}{note}")
+        runs_on = f"{info.provider} in {info.precision}{note}"
+        click.echo(f"ready on {server.address}: {info.model.name} {info.model.version} on {runs_on}")
         await server.wait_until_stopped()
     finally:
         if ready_file is not None:
@@ -259,6 +293,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "good_class": manifest.good_class,
         "anomaly_score": manifest.has_anomaly_score,
         "operating_point": asdict(manifest.operating_point),
+        "precisions": bundle.precisions,
+        "check_frames": bundle.has_check_frames,
         "calibration_images": len(manifest.calibration_scores),
         "metrics": manifest.metrics,
         "parity": manifest.parity,

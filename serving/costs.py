@@ -128,6 +128,8 @@ class Curve:
 
     def within(self, limit_s: float) -> Curve:
         """Without the sizes that take longer; one frame alone is always possible."""
+        if limit_s == inf:
+            return self
         most = max((size for size in range(2, len(self.seconds)) if self.seconds[size] <= limit_s), default=1)
         return self if most == len(self.seconds) - 1 else Curve(self.seconds[: most + 1], self.spread)
 

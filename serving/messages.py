@@ -156,8 +156,9 @@ class InspectionReply:
     ``inspection`` holds the maps that were asked for, in the format that was asked for. What was not asked for is
     None or, for the saliency and attention maps, ``[C, 0, 0]``; planes of classes that were left out are NaN.
     ``classes`` is the order of ``class_scores`` and of the maps. ``provider`` is the execution provider that really ran
-    the model, ``provider_fallback`` whether it is another than the one asked for. ``latency_ms`` is from sending to
-    the answer, as the client saw it, retries included.
+    the model, ``provider_fallback`` whether it is another than the one asked for, ``precision`` what it computes in
+    (``fp32``, ``bf16``, ``fp16`` or ``int8``). ``latency_ms`` is from sending to the answer, as the client saw it,
+    retries included.
     """
 
     request_id: str
@@ -168,6 +169,7 @@ class InspectionReply:
     model: ModelIdentity
     provider: str
     provider_fallback: bool
+    precision: str
     overlay_jpeg: bytes | None
     latency_ms: float = 0.0
 
@@ -219,6 +221,8 @@ class ModelInfo:
     provenance_json: str
     provider: str
     provider_fallback: bool
+    precision: str
+    gate_json: str
     score_tolerance: float
     map_tolerance: float
     limits: Limits

@@ -45,7 +45,9 @@ class RemotePredictor:
                 f"the server at {address} serves {model.name} {model.version} (digest {model.bundle_digest[:12]}), not "
                 f"{bundle.path} (digest {bundle.digest[:12]}); start it with that bundle"
             )
-        self.provider = served.provider
+        self.provider = (
+            served.provider if served.precision in ("", "fp32") else f"{served.provider} in {served.precision}"
+        )
 
     def predict(self, samples: Sequence[_HasPath]) -> Iterator[Inspection]:
         """One inspection for each sample, in their order, maps on the model's grid."""

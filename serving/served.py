@@ -13,9 +13,10 @@ from serving.logs import Event
 from serving.messages import FrameRequest, Limits, ModelIdentity, ModelInfo
 from serving.pipeline import FrameResult, Newest, Pipeline
 from serving.settings import ServerSettings
-from vision.bundle import MAP_TOLERANCE, SCORE_TOLERANCE, Bundle, load_bundle
+from vision.bundle import Bundle, load_bundle
 from vision.console import plain
 from vision.engine import Engine
+from vision.parity import MAP_TOLERANCE, SCORE_TOLERANCE
 
 _log = logging.getLogger(__name__)
 
@@ -89,13 +90,18 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     """
     bundle = await asyncio.to_thread(load_bundle, folder)
     engine = await asyncio.to_thread(
-        bundle.engine, provider=settings.provider, strict=settings.strict_provider, threads=settings.threads
+        bundle.engine,
+        provider=settings.provider,
+        precision=settings.precision,
+        strict=settings.strict_provider,
+        options=settings.engine_options,
     )
-    _log.info(Event("provider", asked=settings.provider, used=engine.provider, fallback=engine.fallback))
+    used = {"used": engine.provider, "precision": engine.precision, "fallback": engine.fallback}
+    _log.info(Event("provider", asked=settings.provider, **used))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
     worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
-    served = Served(describe(bundle, engine, settings), engine, pipeline)
+    served = Served(describe(bundle, engine, settings, differences), engine, pipeline)
     _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
     try:
         await pipeline.start()
@@ -105,7 +111,7 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     return served
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelInfo:
+def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float]) -> ModelInfo:
     """What GetModel says."""
     manifest = bundle.manifest
     return ModelInfo(
@@ -122,6 +128,8 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings) -> ModelI
         provenance_json=json.dumps(plain(manifest.provenance)),
         provider=engine.provider,
         provider_fallback=engine.fallback,
+        precision=engine.precision,
+        gate_json=json.dumps(plain(gate)),
         score_tolerance=SCORE_TOLERANCE,
         map_tolerance=MAP_TOLERANCE,
         limits=Limits(

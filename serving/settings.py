@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision.engine import Provider
+from vision.engine import EngineOptions, Precision, Provider, check_choice
 from vision.errors import SettingsError
 from vision.preprocess import MAX_PIXELS
 
@@ -33,11 +33,14 @@ class ServerSettings:
         admin: ``host:port`` of the AdminService; None offers none.
         address: ``host:port``, where port 0 takes a free one, or ``unix:/path`` of a socket to be made.
         provider: the execution provider asked for.
-        strict_provider: refuse to start on another provider than the one asked for.
-        threads: CPU threads of one inference; 0 leaves the choice to ONNX Runtime.
+        precision: what the model is to compute in.
+        strict_provider: refuse to start on another provider or precision than the one asked for.
+        threads: CPU threads of one inference; 0 leaves the choice to the provider.
+        gpu_memory_mib: most GPU memory that the provider's arena takes; 0 sets no limit.
+        engine_cache: folder where TensorRT keeps what it built; without it, it builds at every start.
         decode_threads: threads that decode, judge and encode; one frame occupies one at a time.
-        max_batch: most frames in one inference.
-        max_wait_ms: how long the first frame of a batch waits for others that are on their way.
+        max_batch: most frames in one inference; how many it is depends on what each size is measured to take.
+        max_wait_ms: longest wait of a frame for others that are on their way; shorter where waiting pays less.
         max_queue: most frames in work at once, over all callers.
         max_queue_bytes: most bytes of images in work at once; a single frame is always let in.
         max_pixels: most pixels of one frame, checked before decoding.
@@ -55,8 +58,11 @@ class ServerSettings:
     admin: str | None = None
     address: str = "127.0.0.1:50051"
     provider: Provider = "auto"
+    precision: Precision = "fp32"
     strict_provider: bool = False
     threads: int = 0
+    gpu_memory_mib: int = 0
+    engine_cache: Path | None = None
     decode_threads: int = max(2, min(8, os.cpu_count() or 2))
     max_batch: int = 8
     max_wait_ms: float = 5.0
@@ -71,6 +77,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
+        least |= {"gpu_memory_mib": 0}
         least |= {"max_queue_bytes": 1, "max_pixels": 1, "max_shared_bytes": 0, "drain_seconds": 0}
         for name, smallest in least.items():
             if not getattr(self, name) >= smallest:
@@ -79,6 +86,7 @@ class ServerSettings:
             raise SettingsError(
                 f"max_batch ({self.max_batch}) must not be above max_queue ({self.max_queue}): it could never fill"
             )
+        check_choice(self.provider, self.precision)
         check_address(self.address)
         for address in filter(None, (self.admin, self.metrics)):
             check_address(address, unix=False)
@@ -86,6 +94,16 @@ class ServerSettings:
             raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):
             raise SettingsError(f"traces go to an endpoint such as http://127.0.0.1:4317; got {self.traces!r}")
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """What the engine is to be made for."""
+        return EngineOptions(
+            threads=self.threads,
+            max_batch=self.max_batch,
+            gpu_memory_mib=self.gpu_memory_mib,
+            cache=self.engine_cache,
+        )
 
     @property
     def is_loopback(self) -> bool:
@@ -119,8 +137,8 @@ class ServerSettings:
 
     @property
     def max_stream_frames(self) -> int:
-        """Most frames of one stream in work at once."""
-        return max(self.max_batch, self.max_queue // _STREAM_SHARE)
+        """Most frames of one stream in work at once; fewer while many streams share the server, but never below 2."""
+        return max(2, self.max_batch, self.max_queue // _STREAM_SHARE)
 
 
 def is_loopback(address: str) -> bool:

@@ -19,7 +19,7 @@ from serving.logs import Event
 from serving.messages import FrameRequest, ModelInfo
 from serving.pipeline import FrameResult
 from serving.recent import Durations, Histograms, recent
-from serving.status import status_of
+from serving.status import message_of, status_of
 from vision.errors import DefectLensError
 
 if TYPE_CHECKING:  # an optional extra
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # an optional extra
 
 CANCELLED = "CANCELLED"
 """Stands among the error codes for callers that left before their answer."""
+_LONGEST_NAME = 200
 _log = logging.getLogger("serving.frames")
 
 
@@ -134,7 +135,7 @@ class Telemetry:
                 self._codes[code] += 1
             self._log_error(record, error)
             if span is not None:
-                span.fail(code, str(error))
+                span.fail(code, message_of(error))
             raise
         result = record.result
         verdict = result.inspection.verdict.name
@@ -194,7 +195,7 @@ class Telemetry:
 
     def _log_error(self, record: FrameRecord, error: BaseException) -> None:
         if isinstance(error, DefectLensError | asyncio.CancelledError):
-            _log.warning(Event("error", **_names(record), error=_name_of(error), message=str(error)))
+            _log.warning(Event("error", **_names(record), error=_name_of(error), message=message_of(error)))
         else:
             _log.error(Event("bug", **_names(record)), exc_info=error)
 
@@ -237,8 +238,11 @@ def _code_of(error: BaseException) -> str:
 
 
 def _names(record: FrameRecord) -> dict[str, str]:
+    """For the log; cut, since callers may name their frames with megabytes."""
     names = {"request_id": record.request_id}
     if record.request is not None:
         given = {"camera_id": record.request.camera_id, "part_id": record.request.part_id, "lot": record.request.lot}
         names |= {key: value for key, value in given.items() if value}
-    return names
+    return {
+        key: value if len(value) <= _LONGEST_NAME else value[:_LONGEST_NAME] + "..." for key, value in names.items()
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -19,6 +19,8 @@ from serving.messages import Timings
 _W3C = TraceContextTextMapPropagator()
 _HEADERS = frozenset(_W3C.fields)
 _NS_PER_MS = 1e6
+# Callers may name their frames with megabytes.
+_LONGEST_ATTRIBUTE = 200
 
 
 class Tracing:
@@ -30,7 +32,9 @@ class Tracing:
 
     def __init__(self, exporter: SpanExporter) -> None:
         # Not the process's global provider: two servers in one process must not clash.
-        self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "defectlens"}))
+        resource = Resource.create({SERVICE_NAME: "defectlens"})
+        limits = SpanLimits(max_attribute_length=_LONGEST_ATTRIBUTE)
+        self._provider = TracerProvider(resource=resource, span_limits=limits)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("defectlens.serving")
 

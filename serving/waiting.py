@@ -13,9 +13,11 @@ from serving.costs import Curve, Duration, Usage
 from serving.stages import Prepared
 from vision.types import ModelOutputs
 
-# A frame without a deadline is as urgent as one with this budget, in seconds, for each frame of its camera in front of
-# it: it is never starved by frames with deadlines, and a camera that sends many takes turns with those that send few.
-PATIENCE_S = 0.1
+# A frame without a deadline, or with a distant one (clients put 30 s on every call), is as urgent as one with this
+# budget, in seconds: it is never starved by frames that are in a greater hurry.
+PATIENCE_S = 1.0
+# And later by this for each frame of its camera in line, so that a camera that sends many takes turns with the others.
+TURN_S = 0.1
 # Cameras whose durations are remembered while nothing of theirs waits.
 _REMEMBERED = 1024
 
@@ -111,10 +113,10 @@ class Line:
         return camera
 
     def urgency(self, camera: Camera, arrived: float, deadline: float | None) -> tuple[float, int]:
-        """Where a new frame stands: its deadline, or an implied one; in the order of arrival where they are equal."""
+        """Where a new frame stands: by its deadline or an implied one; in the order of arrival where they are equal."""
         self._number += 1
-        implied = arrived + PATIENCE_S * (1 + self.waiting[camera.name])
-        return (implied if deadline is None else deadline), self._number
+        implied = arrived + PATIENCE_S + TURN_S * self.waiting[camera.name]
+        return (implied if deadline is None else min(deadline, implied)), self._number
 
     def add(self, ticket: Ticket) -> None:
         insort(self._tickets, ticket, key=_urgency)

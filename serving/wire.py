@@ -96,7 +96,8 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         metrics_json=info.metrics_json,
         parity_json=info.parity_json,
         provenance_json=info.provenance_json,
-        provider=pb.Provider(name=info.provider, fallback=info.provider_fallback),
+        gate_json=info.gate_json,
+        provider=provider_to_proto(info),
         tolerances=pb.Tolerances(score=info.score_tolerance, map=info.map_tolerance),
         limits=pb.Limits(
             max_pixels=limits.max_pixels,
@@ -109,6 +110,11 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         ),
         fast_decode=info.fast_decode,
     )
+
+
+def provider_to_proto(info: ModelInfo) -> pb.Provider:
+    """What the model runs on."""
+    return pb.Provider(name=info.provider, fallback=info.provider_fallback, precision=info.precision)
 
 
 def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
@@ -134,6 +140,8 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
         provenance_json=message.provenance_json,
         provider=message.provider.name,
         provider_fallback=message.provider.fallback,
+        precision=message.provider.precision,
+        gate_json=message.gate_json,
         score_tolerance=message.tolerances.score,
         map_tolerance=message.tolerances.map,
         limits=Limits(

@@ -47,7 +47,7 @@ def reply_to_proto(result: FrameResult, request: FrameRequest, info: ModelInfo, 
         ),
         batch_size=result.batch_size,
         model=wire.identity_to_proto(info.model),
-        provider=pb.Provider(name=info.provider, fallback=info.provider_fallback),
+        provider=wire.provider_to_proto(info),
         frame_width=inspection.frame_width,
         frame_height=inspection.frame_height,
     )
@@ -60,7 +60,7 @@ def error_to_proto(error: DefectLensError, info: ModelInfo, request_id: str) -> 
         verdict=pb.NO_VERDICT,
         reason=str(error),
         model=wire.identity_to_proto(info.model),
-        provider=pb.Provider(name=info.provider, fallback=info.provider_fallback),
+        provider=wire.provider_to_proto(info),
         error=to_proto(error),
     )
 
@@ -103,6 +103,7 @@ def reply_from_proto(message: pb.InspectResponse, latency_ms: float) -> Inspecti
         model=wire.identity_from_proto(message.model),
         provider=message.provider.name,
         provider_fallback=message.provider.fallback,
+        precision=message.provider.precision,
         overlay_jpeg=message.overlay_jpeg or None,
         latency_ms=latency_ms,
     )

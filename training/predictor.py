@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.data import Sample, read_frame
 from vision.bundle import Bundle, Manifest
-from vision.engine import Provider
+from vision.engine import EngineOptions, Precision, Provider
 from vision.postprocess import judge
 from vision.preprocess import to_model_input
 from vision.types import Inspection, ModelOutputs
@@ -87,11 +87,18 @@ class EnginePredictor:
 
 
 class BundlePredictor(EnginePredictor):
-    """A bundle in this process; ``provider`` as in ``vision.engine``."""
+    """A bundle in this process; ``provider`` and ``precision`` as in ``vision.engine``.
 
-    def __init__(self, bundle: Bundle, provider: Provider = "auto", batch_size: int = 8) -> None:
-        engine = bundle.engine(provider=provider)
+    The gate is not asked: measuring what a precision costs is what this is for.
+    """
+
+    def __init__(
+        self, bundle: Bundle, provider: Provider = "auto", precision: Precision = "fp32", batch_size: int = 8
+    ) -> None:
+        engine = bundle.engine(provider=provider, precision=precision, options=EngineOptions(max_batch=batch_size))
         super().__init__(engine, bundle.manifest, digest=bundle.digest, batch_size=batch_size)
+        if engine.precision != "fp32":
+            self.provider = f"{engine.provider} in {engine.precision}"
 
 
 class _Decoded(NamedTuple):

@@ -21,6 +21,7 @@ from training.calibrate import calibrate
 from training.data import DataSet, Sample, read_frame
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import TrainOptions, choose_recipe
+from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
 from training.validate import Validation
 from vision.bundle import Manifest
@@ -34,6 +35,7 @@ from vision.preprocess import InputSpec
 from vision.types import Frame
 
 RUN_FILE, MODEL_FILE, GOLDEN_FILE = "run.json", "model.safetensors", "golden.safetensors"
+PROBES_FILE = "probes.safetensors"
 _GOLDEN_FRAMES = 8
 # Frames looked at to find the usual aspect ratio.
 _ASPECT_SAMPLES = 100
@@ -43,13 +45,14 @@ _LARGEST_ASPECT = 4.0
 @dataclass(frozen=True)
 class Run:
     """A finished run: the calibrated detector, what the bundle's manifest will say, and golden frames at input size,
-    uint8 ``[N, H, W, 3]``.
+    uint8 ``[N, H, W, 3]``. ``probes`` is None in runs of earlier versions: their bundles serve in fp32 alone.
     """
 
     detector: Detector
     manifest: Manifest
     golden: Frame
     figures: dict[str, Any]
+    probes: Probes | None
 
 
 def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) -> Run:
@@ -132,12 +135,14 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         },
     )
     golden = _golden_frames(stores)
+    probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed)
     if accelerator.is_main_process:
         checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
         save_file({"frames": golden}, out / GOLDEN_FILE)
+        save_file(asdict(probes), out / PROBES_FILE)
         document = {**identity, "manifest": asdict(manifest), "figures": figures}
         (out / RUN_FILE).write_text(json.dumps(plain(document), indent=2), encoding="utf-8")
-    return Run(detector, manifest, golden, figures)
+    return Run(detector, manifest, golden, figures, probes)
 
 
 def load_run(folder: Path) -> Run:
@@ -164,7 +169,8 @@ def load_run(folder: Path) -> Run:
     )
     detector = Detector(ModelConfig.from_dict(document["model"]))
     checkpoint.load(folder / MODEL_FILE, detector)
-    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"])
+    probes = Probes(**load_file(folder / PROBES_FILE)) if (folder / PROBES_FILE).is_file() else None
+    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"], probes)
 
 
 def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:
@@ -195,11 +201,7 @@ def _open_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
 def _golden_frames(stores: dict[str, FrameStore]) -> Frame:
     """Frames of as many labels as possible, from data that did not train the model where there are any."""
     store = max((stores[name] for name in ("validation", "train")), key=lambda entry: len(entry) >= _GOLDEN_FRAMES)
-    by_label: dict[str, list[int]] = {}
-    for index, sample in enumerate(store.samples):
-        by_label.setdefault(sample.label, []).append(index)
-    rounds = max(len(indices) for indices in by_label.values())
-    turns = [indices[turn] for turn in range(rounds) for indices in by_label.values() if turn < len(indices)]
+    turns = in_turns([sample.label for sample in store.samples])
     return np.stack([store[index][0] for index in turns[:_GOLDEN_FRAMES]])
 
 

@@ -1,27 +1,35 @@
 """The bundle: the only thing that passes from training to serving.
 
 A folder with ``model.onnx``, ``bundle.json`` (this module's ``Manifest``), golden frames with their expected outputs,
-and a licence note. ``bundle.json`` lists every file with its size and SHA-256 and carries its own digest, so that a
-damaged, truncated or edited bundle is refused before anything of it is used. No pickle is ever read.
+check frames with labels and expected scores (bundles of earlier versions have none and serve in fp32 alone), models of
+fewer bits where ``defectlens export --quantize`` made some, and a licence note. ``bundle.json`` lists every file with
+its size and SHA-256 and carries its own digest, so that a damaged, truncated or edited bundle is refused before
+anything of it is used. No pickle is ever read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.checks import CHECK_EXPECTED, CHECK_FRAMES, CheckFrames, read_arrays, read_check, read_stack, write_stack
 from vision.decision import OperatingPoint
-from vision.engine import Engine, Provider
+from vision.engine import Engine, EngineOptions, Precision, Provider, open_engine, reduced_file
 from vision.errors import BundleError, DefectLensError, ParityError
+from vision.parity import (
+    Accuracy,
+    check_spread,
+    check_tolerance,
+    compare_outputs,
+    compare_spread,
+)
 from vision.preprocess import InputSpec
 from vision.types import OUTPUT_NAMES, FloatArray, ModelOutputs
 
@@ -32,11 +40,6 @@ GOLDEN_FRAMES = "golden/frames.png"
 GOLDEN_OUTPUTS = "golden/outputs.npz"
 # Entries of bundle.json around the manifest itself.
 _ENVELOPE = {"format", "format_version", "manifest_sha256"}
-
-SCORE_TOLERANCE = 1e-4
-"""Published: |Δ anomaly score| and |Δ class score| between runtimes and batch sizes, fp32."""
-MAP_TOLERANCE = 1e-3
-"""Published: |Δ| of every map, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,55 +110,83 @@ class Bundle:
     manifest: Manifest
     digest: str
 
-    def engine(self, *, provider: Provider = "auto", strict: bool = False, threads: int = 0) -> Engine:
-        return Engine(self.path / MODEL, provider=provider, strict=strict, threads=threads)
+    def engine(
+        self,
+        *,
+        provider: Provider = "auto",
+        precision: Precision = "fp32",
+        strict: bool = False,
+        options: EngineOptions | None = None,
+        threads: int = 0,
+    ) -> Engine:
+        """Open the model; ``threads`` stands for ``EngineOptions(threads=...)``. See ``open_engine``.
+
+        ``replay_golden`` says whether it may answer.
+        """
+        options = options or EngineOptions(threads=threads)
+        return open_engine(self.path / MODEL, provider=provider, precision=precision, strict=strict, options=options)
 
     def golden(self) -> tuple[NDArray[np.uint8], ModelOutputs]:
         """Golden frames, uint8 ``[N, H, W, 3]`` RGB at input size, and the outputs that torch gave for them."""
         return read_golden(self.path, self.manifest.input)
 
-    def replay_golden(self, engine: Engine) -> dict[str, float]:
-        """Run the golden frames; the largest differences by output name.
+    @property
+    def has_check_frames(self) -> bool:
+        """Whether precisions below fp32 can prove themselves. Bundles of earlier versions have none."""
+        return CHECK_FRAMES in self.manifest.files and CHECK_EXPECTED in self.manifest.files
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """fp32, and those that the model was reduced to when it was exported."""
+        names: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+        return tuple(name for name in names if reduced_file(Path(MODEL), name).name in self.manifest.files)
+
+    def check_frames(self) -> CheckFrames:
+        """Labelled frames with the scores that torch gave for them.
 
         Raises:
-            ParityError: a difference is above the published tolerance.
+            ParityError: there are none.
+        """
+        if not self.has_check_frames:
+            raise ParityError(
+                f"{self.path.name} has no check frames, so nothing below fp32 can show that its verdicts are as good; "
+                "train and export again with this version, or use fp32"
+            )
+        return read_check(self.path, self.manifest.input)
+
+    def replay_golden(self, engine: Engine) -> dict[str, float]:
+        """The gate before an engine may answer. Below fp32 it runs the check frames too.
+
+        Returns:
+            By output name the largest difference (below fp32 root mean square, as a share of the output's spread), and
+            below fp32 ``image_auroc_loss`` and ``verdict_flips``, 0..1.
+
+        Raises:
+            ParityError: a figure is above what ``vision.parity`` publishes for the engine's precision.
         """
         frames, expected = self.golden()
-        differences = compare_outputs(expected, engine.run(frames))
-        check_tolerance(differences, f"golden frames of {self.path.name} on {engine.provider}")
-        return differences
+        what = f"golden frames of {self.path.name} on {engine.provider}"
+        if engine.precision == "fp32":
+            differences = compare_outputs(expected, engine.run(frames))
+            check_tolerance(differences, what)
+            return differences
+        check = self.check_frames()
+        differences = compare_spread(expected, engine.run(frames))
+        check_spread(differences, engine.precision, f"{what} in {engine.precision}")
+        accuracy = self.measure(engine, check)
+        accuracy.check(engine.precision, f"check frames of {self.path.name} on {engine.provider}")
+        return {**differences, "image_auroc_loss": accuracy.auroc_loss, "verdict_flips": accuracy.flips}
 
-
-def compare_outputs(expected: ModelOutputs, got: ModelOutputs) -> dict[str, float]:
-    """The largest absolute difference of each output; NaN anywhere counts as infinite."""
-    differences: dict[str, float] = {}
-    for name in OUTPUT_NAMES:
-        one, other = getattr(expected, name), getattr(got, name)
-        if (one is None) != (other is None):
-            differences[name] = float("inf")
-        elif one is not None:
-            same_shape = one.shape == other.shape
-            largest = float(np.max(np.abs(one - other), initial=0.0)) if same_shape else float("inf")
-            differences[name] = largest if np.isfinite(largest) else float("inf")
-    return differences
-
-
-def check_tolerance(differences: dict[str, float], what: str) -> None:
-    """Raise ``ParityError`` above ``SCORE_TOLERANCE`` (anomaly score) or ``MAP_TOLERANCE`` (maps, logits)."""
-    wrong = [
-        f"{name} differs by {value:.3g} (tolerance {limit:g})"
-        for name, value in differences.items()
-        if value > (limit := SCORE_TOLERANCE if name == "anomaly_score" else MAP_TOLERANCE)
-    ]
-    if wrong:
-        raise ParityError(f"{what}: {'; '.join(wrong)}; export the bundle again or use another provider")
+    def measure(self, engine: Engine, check: CheckFrames) -> Accuracy:
+        """How an engine does on check frames at this bundle's operating point."""
+        classes = self.manifest.classes
+        defects = [index for index, name in enumerate(classes) if name != self.manifest.good_class]
+        return check.measure(engine, self.manifest.operating_point, defects)
 
 
 def write_golden(folder: Path, frames: NDArray[np.uint8], outputs: ModelOutputs) -> None:
-    """Frames as one lossless PNG (stacked downwards), outputs as ``.npz`` without pickles."""
-    (folder / GOLDEN_FRAMES).parent.mkdir(parents=True, exist_ok=True)
-    stacked = cv2.cvtColor(np.concatenate(list(frames), axis=0), cv2.COLOR_RGB2BGR)
-    (folder / GOLDEN_FRAMES).write_bytes(cv2.imencode(".png", stacked)[1].tobytes())
+    """Frames as one lossless PNG, outputs as ``.npz`` without pickles."""
+    write_stack(folder / GOLDEN_FRAMES, frames)
     arrays = {name: value for name in OUTPUT_NAMES if (value := getattr(outputs, name)) is not None}
     np.savez_compressed(folder / GOLDEN_OUTPUTS, **arrays)
 
@@ -166,13 +197,11 @@ def read_golden(folder: Path, spec: InputSpec) -> tuple[NDArray[np.uint8], Model
     Raises:
         BundleError: the files are not what ``write_golden`` writes.
     """
+    frames, arrays = read_stack(folder / GOLDEN_FRAMES, spec), read_arrays(folder / GOLDEN_OUTPUTS)
     try:
-        stacked = cv2.imdecode(np.fromfile(folder / GOLDEN_FRAMES, np.uint8), cv2.IMREAD_COLOR_RGB)
-        frames = np.asarray(stacked, np.uint8).reshape(-1, spec.height, spec.width, 3)
-        with (folder / GOLDEN_OUTPUTS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            outputs = ModelOutputs(**{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, cv2.error) as error:
-        raise BundleError(f"golden frames of {folder} cannot be read: {error}; export the bundle again") from error
+        outputs = ModelOutputs(**arrays)
+    except TypeError as error:
+        raise BundleError(f"golden outputs of {folder} cannot be used: {error}; export the bundle again") from error
     if len(frames) != len(outputs):
         raise BundleError(f"{folder}: {len(frames)} golden frames but {len(outputs)} expected outputs")
     return frames, outputs

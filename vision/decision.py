@@ -71,6 +71,14 @@ def decide(
     return Verdict.PASS, f"anomaly score {anomaly_score:.4g} < review threshold {point.review_threshold:.4g}"
 
 
+def softmax(logits: FloatArray) -> FloatArray:
+    """Over the last axis, in float64 inside, so that equal logits give equal scores on every machine."""
+    values = logits.astype(np.float64)
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    scores: FloatArray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return scores
+
+
 def calibrated_score(anomaly_score: float, calibration_scores: FloatArray) -> float:
     """1 − p, where p = (1 + #{calibration scores >= score}) / (n + 1) is the conformal p-value of a good part.
 

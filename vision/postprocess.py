@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.bundle import Manifest
-from vision.decision import calibrated_score, decide
+from vision.decision import calibrated_score, decide, softmax
 from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
 
 ANOMALY = "anomaly"
@@ -18,14 +18,6 @@ ANOMALY = "anomaly"
 # Regions of larger frames are found on a map of at most this side and scaled: 20 megapixels would cost 0.3 s.
 _MAX_REGION_SIDE = 2048
 _MAX_REGIONS = 100
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Over the last axis, in float64 inside, so that equal logits give equal scores on every machine."""
-    values = logits.astype(np.float64)
-    values = np.exp(values - values.max(axis=-1, keepdims=True))
-    scores: FloatArray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return scores
 
 
 def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:

@@ -20,6 +20,7 @@ from tests.serving.conftest import Serve, png
 from vision.errors import NotAnImageError, SettingsError
 
 DASHBOARD = Path(__file__).parents[2] / "docs/grafana/defectlens.json"
+WATCHING = DASHBOARD.parents[1] / "watching.md"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -139,6 +140,9 @@ async def test_the_dashboard_asks_for_metrics_that_exist(serve: Serve, monkeypat
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported if name.startswith("defectlens_")}
     assert ours <= shown, sorted(ours - shown)
+    described = set(re.findall(r"`(defectlens_\w+)`", WATCHING.read_text()))
+    assert described <= ours, sorted(described - ours)
+    assert ours <= described, sorted(ours - described)
 
 
 @pytest.mark.parametrize("metrics", ["9100", ":9100", "host:port", "127.0.0.1:70000"])

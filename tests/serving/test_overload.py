@@ -8,36 +8,10 @@ from random import Random
 
 import pytest
 
-from serving.waiting import Ride
-from tests.serving.virtual import Rig, linear, outcomes, shared, simulate, values
+from serving.costs import Curve
+from serving.waiting import Outlook, Ride
+from tests.serving.virtual import Rig, linear, load, outcomes, shared, simulate, values
 from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
-
-
-async def _load(rig: Rig, seconds: float, a_second: float, within: float, random: Random) -> Counter[str]:
-    """Frames of 10 cameras at random times; what they came to."""
-    came: Counter[str] = Counter()
-
-    async def one(camera: str) -> None:
-        deadline = rig.clock() + within
-        try:
-            ticket = rig.admit(1, camera, within)
-        except OverloadedError:
-            came["refused"] += 1
-            return
-        came["admitted"] += 1
-        try:
-            await rig.answer(1, ticket)
-            came["in time" if rig.clock() <= deadline else "late"] += 1
-        except (DeadlineError, OverloadedError) as error:
-            came[type(error).__name__] += 1
-
-    tasks = []
-    end = rig.clock() + seconds
-    while rig.clock() < end:
-        tasks.append(asyncio.create_task(one(f"camera{random.randrange(10)}")))
-        await asyncio.sleep(random.expovariate(a_second))
-    await asyncio.gather(*tasks)
-    return came
 
 
 def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_wasted() -> None:
@@ -48,7 +22,7 @@ def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_waste
 
     # Batches of 8 take 24 ms: 333 frames a second.
     came, rig = simulate(
-        lambda rig: _load(rig, 10.0, 1000.0, 0.06, random), noisy, max_batch=8, prepare_s=0.001, finish_s=0.001
+        lambda rig: load(rig, 10.0, 1000.0, 0.06, random), noisy, max_batch=8, prepare_s=0.001, finish_s=0.001
     )
     missed = came["admitted"] - came["in time"]
     assert missed < 0.01 * came["admitted"], came
@@ -59,7 +33,7 @@ def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_waste
 def test_below_its_capacity_the_server_refuses_nobody() -> None:
     random = Random(2)  # noqa: S311
     came, _ = simulate(
-        lambda rig: _load(rig, 10.0, 200.0, 0.1, random), shared, max_batch=8, prepare_s=0.001, finish_s=0.001
+        lambda rig: load(rig, 10.0, 200.0, 0.1, random), shared, max_batch=8, prepare_s=0.001, finish_s=0.001
     )
     assert came["in time"] == came["admitted"] == sum(came.values()) - came["in time"], came
 
@@ -190,6 +164,33 @@ def test_a_caller_that_has_gone_costs_nothing_and_frees_its_place() -> None:
     results, rig = simulate(story, linear, max_batch=1, max_queue=2)
     assert values(results) == [1.0, 3.0]
     assert rig.batches == [[1], [3]]
+
+
+def test_a_frame_that_is_given_up_in_front_of_a_thread_is_not_prepared() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        first, gone = rig.send(1), rig.send(2)  # the second is handed over, and waits for the thread
+        await asyncio.sleep(0.001)
+        gone.cancel()
+        return await outcomes([first, gone])
+
+    _, rig = simulate(story, linear, prepare_s=0.01, threads=1)
+    assert rig.prepared == [1]
+
+
+def test_batches_that_were_cut_short_make_newcomers_wait_longer() -> None:
+    async def story(rig: Rig) -> list[tuple[int, float] | None]:
+        rig.admit(1, within=0.05)
+        newcomer = rig.admit(2, within=0.05)
+        line, curve, now = list(rig.batcher._line), Curve((0.0, 0.02), 0.0), rig.clock()
+        late = [Outlook(now, now, curve, 2, drag).late(line, newcomer) for drag in (1.0, 1.5)]
+        for ticket in line:
+            rig.batcher.release(ticket)
+        return late
+
+    late, _ = simulate(story, linear, prepare_s=0.001)
+    assert late[0] is None
+    assert late[1] is not None
+    assert Curve((0.0, 10.0, 12.0, 14.0, 16.0), 0.0).drag(2, 9) == pytest.approx(1.5)
 
 
 def test_the_end_answers_every_frame_that_was_let_in_and_takes_no_more() -> None:

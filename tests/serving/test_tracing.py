@@ -99,6 +99,18 @@ async def test_a_broken_trace_header_harms_no_frame(serve: Serve, spans: InMemor
     assert span.parent is None
 
 
+async def test_names_of_megabytes_are_cut_in_spans_and_logs(
+    serve: Serve, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(traces="http://127.0.0.1:4317") as (_, client):
+        with pytest.raises(NotAnImageError):
+            await client.inspect(b"text", request_id="x" * 1_000_000, lot="y" * 1_000_000)
+    [(span, _)] = frames(spans)
+    assert len(str(dict(span.attributes or {})["defectlens.request_id"])) < 1000
+    assert "event=error request_id='xxx" in caplog.text
+    assert len(caplog.text) < 5000
+
+
 async def test_a_collector_that_is_not_there_stops_nobody(serve: Serve) -> None:
     async with serve(traces="http://127.0.0.1:1") as (_, client):
         assert (await client.inspect(part())).inspection.verdict.name == "PASS"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
+from random import Random
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from serving.batcher import Batcher
 from serving.stages import Prepared
 from serving.waiting import Ride, Ticket
+from vision.errors import DeadlineError, OverloadedError
 from vision.types import ModelOutputs
 
 T = TypeVar("T")
@@ -199,3 +201,30 @@ def linear(size: int) -> float:
 def shared(size: int) -> float:
     """8 ms an inference and 2 ms a frame: batches pay."""
     return 0.008 + 0.002 * size
+
+
+async def load(rig: Rig, seconds: float, a_second: float, within: float, random: Random) -> Counter[str]:
+    """Frames of ten cameras at random times, each due ``within`` seconds; what they came to."""
+    came: Counter[str] = Counter()
+
+    async def one(camera: str) -> None:
+        deadline = rig.clock() + within
+        try:
+            ticket = rig.admit(1, camera, within)
+        except OverloadedError:
+            came["refused"] += 1
+            return
+        came["admitted"] += 1
+        try:
+            await rig.answer(1, ticket)
+            came["in time" if rig.clock() <= deadline else "late"] += 1
+        except (DeadlineError, OverloadedError) as error:
+            came[type(error).__name__] += 1
+
+    tasks = []
+    end = rig.clock() + seconds
+    while rig.clock() < end:
+        tasks.append(asyncio.create_task(one(f"camera{random.randrange(10)}")))
+        await asyncio.sleep(random.expovariate(a_second))
+    await asyncio.gather(*tasks)
+    return came

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from vision.bundle import MODEL, Manifest, write_golden, write_manifest
 from vision.decision import OperatingPoint
-from vision.engine import Engine
+from vision.engine import open_engine
 from vision.preprocess import InputSpec
 
 # A loaded machine must not fail a property that holds, and CI must try the same examples every time.
@@ -94,7 +94,7 @@ def bundle_folder(tmp_path: Path, manifest: Manifest) -> Path:
     folder = tmp_path / "bundle"
     folder.mkdir()
     write_tiny_model(folder / MODEL)
-    write_golden(folder, tiny_frames(), Engine(folder / MODEL, provider="cpu").run(tiny_frames()))
+    write_golden(folder, tiny_frames(), open_engine(folder / MODEL, provider="cpu").run(tiny_frames()))
     (folder / "LICENSE.txt").write_text("weights: MIT\n")
     write_manifest(folder, manifest)
     return folder

@@ -24,7 +24,7 @@ from vision.bundle import (
     write_manifest,
 )
 from vision.decision import OperatingPoint
-from vision.engine import Engine
+from vision.engine import open_engine
 from vision.errors import BundleError, ParityError
 
 Forge = Callable[[Callable[[dict[str, Any]], None]], Path]
@@ -164,7 +164,7 @@ def test_golden_files_with_pickles_are_refused(bundle_folder: Path, manifest: Ma
 
 
 def test_differences(tiny_model: Path) -> None:
-    outputs = Engine(tiny_model, provider="cpu").run(tiny_frames())
+    outputs = open_engine(tiny_model, provider="cpu").run(tiny_frames())
     assert set(compare_outputs(outputs, outputs).values()) == {0.0}
     fewer = outputs.row(0)
     assert compare_outputs(outputs, fewer)["class_logits"] == float("inf")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import defectlens
 
-COMMANDS = ("train", "evaluate", "export", "serve", "inspect", "top", "info", "demo")
+COMMANDS = ("train", "evaluate", "export", "serve", "inspect", "models", "top", "info", "tune", "demo")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

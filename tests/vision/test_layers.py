@@ -27,11 +27,21 @@ def test_import_rule() -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import serving", "import serving.cli", "import serving.server", "import vision.overlay, vision.engine"],
+    [
+        "import serving",
+        "import serving.cli, serving.tune",
+        "import serving.server",
+        "import vision.overlay, vision.engine_openvino, vision.engine_cuda",
+    ],
 )
 def test_serving_leaves_the_training_stack_alone(statement: str) -> None:
     modules = loaded_after(statement)
     assert modules.isdisjoint(TRAINING_STACK), sorted(modules.intersection(TRAINING_STACK))
+
+
+def test_a_runtime_is_loaded_when_an_engine_is_opened_and_not_before() -> None:
+    modules = loaded_after("import serving.cli, serving.server, serving.tune, vision.bundle, vision.engine_cuda")
+    assert modules.isdisjoint({"onnxruntime", "openvino"})
 
 
 def test_help_costs_neither_torch_nor_onnxruntime() -> None:

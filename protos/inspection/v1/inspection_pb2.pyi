@@ -874,19 +874,23 @@ class Provider(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """ONNX Runtime's name, e.g. CUDAExecutionProvider."""
+    """E.g. CUDAExecutionProvider or OpenVINO."""
     fallback: _builtins.bool
     """True if it is not the one that was asked for."""
+    precision: _builtins.str
+    """What it really computes in: fp32, bf16, fp16 or int8. Empty from servers that know fp32 only."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fallback: _builtins.bool = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "name", b"name", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -953,6 +957,7 @@ class GetModelResponse(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     TOLERANCES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    GATE_JSON_FIELD_NUMBER: _builtins.int
     FAST_DECODE_FIELD_NUMBER: _builtins.int
     created: _builtins.str
     """ISO 8601."""
@@ -969,6 +974,8 @@ class GetModelResponse(_message.Message):
     """Agreement of the exported model with the trained one, as JSON."""
     provenance_json: _builtins.str
     """Data, code and settings that it came from, as JSON."""
+    gate_json: _builtins.str
+    """What the engine showed before it was let in: differences from the golden frames, as JSON."""
     fast_decode: _builtins.bool
     """JPEGs much larger than the input are decoded at a reduced scale, which changes scores."""
     @_builtins.property
@@ -980,7 +987,9 @@ class GetModelResponse(_message.Message):
     @_builtins.property
     def provider(self) -> Global___Provider: ...
     @_builtins.property
-    def tolerances(self) -> Global___Tolerances: ...
+    def tolerances(self) -> Global___Tolerances:
+        """In fp32; what holds below it is in gate_json."""
+
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     def __init__(
@@ -1000,11 +1009,12 @@ class GetModelResponse(_message.Message):
         provider: Global___Provider | None = ...,
         tolerances: Global___Tolerances | None = ...,
         limits: Global___Limits | None = ...,
+        gate_json: _builtins.str = ...,
         fast_decode: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "fast_decode", b"fast_decode", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
@@ -1101,11 +1111,11 @@ class Limits(_message.Message):
     max_request_bytes: _builtins.int
     max_reply_bytes: _builtins.int
     max_batch: _builtins.int
-    """Frames in one inference."""
+    """Frames in one inference, at most."""
     max_queue: _builtins.int
     """Frames in work at once; more are OVERLOADED (single calls) or wait (streams)."""
     max_stream_frames: _builtins.int
-    """Frames in work at once of one stream."""
+    """Frames in work at once of one stream, at most; see InspectResponse.credits."""
     max_shared_bytes: _builtins.int
     """Of all regions of shared memory; 0 where none is taken."""
     def __init__(
