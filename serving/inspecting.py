@@ -185,6 +185,7 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "model": asdict(reply.model),
         "provider": reply.provider,
         "provider_fallback": reply.provider_fallback,
+        "precision": reply.precision,
         "overlay": overlay,
         "error": None,
     }

@@ -16,8 +16,6 @@ from vision.bundle import (
     MANIFEST,
     MODEL,
     Manifest,
-    check_tolerance,
-    compare_outputs,
     load_bundle,
     read_golden,
     write_golden,
@@ -26,6 +24,7 @@ from vision.bundle import (
 from vision.decision import OperatingPoint
 from vision.engine import open_engine
 from vision.errors import BundleError, ParityError
+from vision.parity import check_tolerance, compare_outputs
 
 Forge = Callable[[Callable[[dict[str, Any]], None]], Path]
 
