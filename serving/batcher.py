@@ -14,7 +14,7 @@ from functools import partial
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
-from serving.costs import Duration, Tightest
+from serving.costs import Tightest
 from serving.inference import Inference, Run
 from serving.stages import Prepared
 from serving.waiting import Line, Outlook, Ride, State, Ticket
@@ -60,7 +60,6 @@ class Batcher:
         clock: Callable[[], float],
     ) -> None:
         self._inference = Inference(run, max_batch, clock)
-        self._drag = Duration(clock)
         self._budget = Tightest(clock)
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
@@ -173,11 +172,11 @@ class Batcher:
         left_s = 0.0 if self._flight is None else min(abs(self._flight_ends - now), _STALL * self._flight_s)
         # A frame that just missed one batch must be able to ride in the next.
         curve = self._inference.costs.curve().within(self._budget.value / 2.0)
-        return Outlook(now, now + left_s, curve, self._threads, max(1.0, self._drag.value))
+        return Outlook(now, now + left_s, curve, self._threads)
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""
-        return outlook.engine_free - outlook.now + outlook.curve.clear(max(1, len(self._line))) * outlook.drag
+        return outlook.engine_free - outlook.now + outlook.curve.clear(max(1, len(self._line)))
 
     def _check_alone(self, ticket: Ticket, outlook: Outlook) -> None:
         if ticket.deadline is None:
@@ -225,7 +224,6 @@ class Batcher:
             for ticket in plan.hopeless:
                 self.give_up(ticket, behind(ticket, outlook.now))
             if plan.batch:
-                self._drag.observe(outlook.curve.drag(len(plan.batch), len(ready)))
                 self._set_off(plan.batch, outlook)
             wake_at = min(wake_at, plan.wake_at)
         if len(self._line):

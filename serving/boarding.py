@@ -8,6 +8,9 @@ from math import inf
 
 from serving.waiting import Outlook, State, Ticket
 
+# A batch is not cut short for a deadline if that makes a frame dearer by this factor while others wait.
+_DEAR = 1.1
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -37,7 +40,8 @@ def board(ready: list[Ticket], line: Iterable[Ticket], outlook: Outlook, max_wai
         wake_at = _wait_until(ready, here, whole, outlook, max_wait_s)
         if wake_at > outlook.now:
             return Plan(wake_at=wake_at)
-    return _fit(ready, curve.choose(here), outlook)
+    size = curve.choose(here)
+    return _fit(ready, size, len(ready) + coming > size, outlook)
 
 
 def _wait_until(ready: list[Ticket], here: int, whole: int, outlook: Outlook, max_wait_s: float) -> float:
@@ -54,30 +58,21 @@ def _wait_until(ready: list[Ticket], here: int, whole: int, outlook: Outlook, ma
     return until
 
 
-def _fit(ready: list[Ticket], size: int, outlook: Outlook) -> Plan:
-    """Keep the batch so small that the deadlines in it are met, unless that makes more others late than it saves."""
-    fit = next(n for n in range(size, 0, -1) if n == 1 or not _too_late(ready[:n], n, outlook))
-    if fit == size:
-        return Plan(ready[:size])
-    tight = _too_late(ready, size, outlook)
-    rest = [ticket for ticket in ready if ticket not in tight]
-    if not rest:
+def _fit(ready: list[Ticket], size: int, crowded: bool, outlook: Outlook) -> Plan:
+    """Keep the batch so small that the deadlines in it are met; not where that costs time that others need.
+
+    Then frames that would be late in a whole batch are given up, if there are others that would not.
+    """
+    curve, margin = outlook.curve, outlook.curve.margin / 2.0
+    fit = next(n for n in range(size, 0, -1) if n == 1 or not _too_late(ready[:n], n, outlook, margin))
+    if fit == size or not crowded or curve.drag(fit, size) < _DEAR:
         return Plan(ready[:fit])
-    size = min(size, len(rest))
-    if len(tight) + _late_after(rest, size, outlook) < _late_after(ready, fit, outlook):
-        return Plan(rest[:size], tight)
-    return Plan(ready[:fit])
+    lost = _too_late(ready, size, outlook, 0.0)
+    rest = [ticket for ticket in ready if ticket not in lost]
+    return Plan(rest[:size], lost) if rest else Plan(ready[:fit])
 
 
-def _too_late(tickets: Sequence[Ticket], size: int, outlook: Outlook) -> list[Ticket]:
-    """Those that a batch of ``size`` frames would answer too late, if it takes a little longer than expected."""
-    end = outlook.now + outlook.curve.seconds[size] * (1.0 + outlook.curve.margin / 2.0)
+def _too_late(tickets: Sequence[Ticket], size: int, outlook: Outlook, margin: float) -> list[Ticket]:
+    """Those that a batch of ``size`` frames would answer too late, if it takes longer than expected by a margin."""
+    end = outlook.now + outlook.curve.seconds[size] * (1.0 + margin)
     return [t for t in tickets if t.deadline is not None and not t.probe and end + t.camera.finish.value > t.deadline]
-
-
-def _late_after(tickets: Sequence[Ticket], size: int, outlook: Outlook) -> int:
-    """How many are late behind a first batch of ``size`` frames."""
-    free = outlook.now + outlook.curve.seconds[size]
-    after = Outlook(outlook.now, free, outlook.curve, outlook.threads)
-    ends = after.answers(tickets[size:])
-    return sum(ticket.deadline is not None and end > ticket.deadline for ticket, end in ends)

@@ -145,15 +145,12 @@ class Outlook:
         now: on the scheduler's clock.
         engine_free: when the inference under way ends.
         threads: that prepare frames.
-        drag: how many times as long as in the best batches frames have been taking of late, because deadlines cut the
-            batches short.
     """
 
     now: float
     engine_free: float
     curve: Curve
     threads: int
-    drag: float = 1.0
 
     def soonest(self, ticket: Ticket) -> float:
         """When a frame could be answered if it came next and rode alone."""
@@ -163,11 +160,7 @@ class Outlook:
         """Each frame and the time of its answer; of the newcomer, if others fill up the batch that it rides in."""
         preparing_s = 0.0
         for index, ticket in enumerate(tickets):
-            infer_s = (
-                self.curve.clear(index + 1)
-                if ticket is not newcomer
-                else self.curve.clear_with_others(index) * self.drag
-            )
+            infer_s = self.curve.clear(index + 1) if ticket is not newcomer else self.curve.clear_with_others(index)
             inferred = self.engine_free + infer_s
             if ticket.state is not State.READY:
                 preparing_s += ticket.camera.prepare.value

@@ -8,8 +8,7 @@ from random import Random
 
 import pytest
 
-from serving.costs import Curve
-from serving.waiting import Outlook, Ride
+from serving.waiting import Ride
 from tests.serving.virtual import Rig, linear, load, outcomes, shared, simulate, values
 from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
 
@@ -177,20 +176,16 @@ def test_a_frame_that_is_given_up_in_front_of_a_thread_is_not_prepared() -> None
     assert rig.prepared == [1]
 
 
-def test_batches_that_were_cut_short_make_newcomers_wait_longer() -> None:
-    async def story(rig: Rig) -> list[tuple[int, float] | None]:
-        rig.admit(1, within=0.05)
-        newcomer = rig.admit(2, within=0.05)
-        line, curve, now = list(rig.batcher._line), Curve((0.0, 0.02), 0.0), rig.clock()
-        late = [Outlook(now, now, curve, 2, drag).late(line, newcomer) for drag in (1.0, 1.5)]
-        for ticket in line:
-            rig.batcher.release(ticket)
-        return late
+def test_a_short_deadline_keeps_batches_small_for_a_while() -> None:
+    async def story(rig: Rig) -> None:
+        await rig.send(1, within=0.026)  # two batches have to fit: 13 ms are those of two frames
+        await outcomes([rig.send(value) for value in range(20, 36)])
+        await asyncio.sleep(20.0)
+        await outcomes([rig.send(value) for value in range(40, 56)])
 
-    late, _ = simulate(story, linear, prepare_s=0.001)
-    assert late[0] is None
-    assert late[1] is not None
-    assert Curve((0.0, 10.0, 12.0, 14.0, 16.0), 0.0).drag(2, 9) == pytest.approx(1.5)
+    _, rig = simulate(story, shared, threads=40)
+    assert max(len(batch) for batch in rig.batches if batch[0] < 40) == 2
+    assert max(len(batch) for batch in rig.batches if batch[0] >= 40) == 4
 
 
 def test_the_end_answers_every_frame_that_was_let_in_and_takes_no_more() -> None:
