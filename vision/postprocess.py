@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -97,17 +98,17 @@ def find_regions(
     height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
     values = resize_map(anomaly_map, height, width)
     hits = (values >= pixel_threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hits, connectivity=8)
+    x, y, across, down = cv2.boundingRect(hits)
+    # Labelling costs by the pixel: of a large frame with a small defect, only the surroundings of the hits.
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hits[y : y + down, x : x + across], connectivity=8)
     found = []
     for index in range(1, count):
         left, top, across, down = (int(value) for value in stats[index, :4])
-        window = np.s_[top : top + down, left : left + across]
-        inside = labels[window] == index
+        inside = labels[top : top + down, left : left + across] == index
+        window = np.s_[y + top : y + top + down, x + left : x + left + across]
         found.append((float(values[window][inside].max()), window, inside))
     found.sort(key=lambda item: -item[0])
-    class_maps = None
-    if class_map is not None and found:
-        class_maps = np.stack([resize_map(plane, height, width) for plane in class_map])
+    favoured = None if class_map is None else partial(_favoured, class_map, (height, width), defect_classes)
     return tuple(
         _region(
             score,
@@ -115,17 +116,30 @@ def find_regions(
             inside,
             (frame_height / height, frame_width / width),
             (frame_height, frame_width),
-            default_label if class_maps is None else _favoured(class_maps, window, inside, defect_classes),
+            default_label if favoured is None else favoured(window, inside),
         )
         for score, window, inside in found[:_MAX_REGIONS]
     )
 
 
 def _favoured(
-    class_maps: FloatArray, window: tuple[slice, slice], inside: NDArray[np.bool_], defect_classes: Sequence[str]
+    class_map: FloatArray,
+    size: tuple[int, int],
+    defect_classes: Sequence[str],
+    window: tuple[slice, slice],
+    inside: NDArray[np.bool_],
 ) -> str:
-    means = class_maps[:, window[0], window[1]][:, inside].mean(axis=1)
-    return defect_classes[int(np.argmax(means))]
+    """The class whose plane, stretched to ``size``, is largest on average inside the region.
+
+    Stretching is linear, so that the region can be brought to the planes instead: of a large frame, stretching every
+    plane would cost as much as the model.
+    """
+    down, across = (
+        resize_map(np.eye(cells, dtype=np.float32), pixels, cells)[part]  # [pixels, cells]: what a cell adds to a pixel
+        for cells, pixels, part in zip(class_map.shape[1:], size, window, strict=True)
+    )
+    weights = down.T @ (inside.astype(np.float32) @ across)
+    return defect_classes[int(np.argmax((class_map * weights).sum(axis=(1, 2))))]
 
 
 def _region(

@@ -185,3 +185,20 @@ def test_a_score_that_is_no_number_gives_no_verdict(manifest: Manifest) -> None:
     inspection = judge(outputs_of(blank(), score=float("nan")), manifest, 40, 60)
     assert inspection.verdict is Verdict.NO_VERDICT
     assert "nan" in inspection.reason
+
+
+def test_a_regions_class_is_the_favourite_of_its_pixels() -> None:
+    """The short way over the grid gives what stretching every plane to the frame would give."""
+    random = np.random.default_rng(3)
+    names = ["a", "b", "c"]
+    for height, width in ((97, 131), (300, 200), (40, 60)):
+        values = resize_map(random.standard_normal((5, 7)).astype(np.float32), 12, 16)
+        class_map = random.random((3, 12, 16)).astype(np.float32)
+        regions = find_regions(values, 0.5, height, width, class_map=class_map, defect_classes=names)
+        assert regions
+        stretched = np.stack([resize_map(plane, height, width) for plane in class_map])
+        for region in regions:
+            box = region.box
+            window = np.s_[:, box.y : box.y + box.height, box.x : box.x + box.width]
+            means = stretched[window][:, region.mask].mean(axis=1)
+            assert region.label == names[int(np.argmax(means))]
