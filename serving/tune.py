@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import time
 from collections import defaultdict
@@ -87,7 +86,6 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
     started = time.monotonic()
     engines: dict[Candidate, Engine] = {}
     gates: dict[tuple[Provider, Precision], str] = {}
-    logging.getLogger("vision.engine").setLevel(logging.ERROR)
     for candidate in track(tried, "Checking parity", unit="engines"):
         kind = (candidate.provider, candidate.precision)
         if gates.get(kind):

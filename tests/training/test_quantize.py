@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -131,8 +132,8 @@ class TestExport:
         monkeypatch.setattr(quantize, "_write_int8", bad)
         code, _, stderr = export(run_folder, tmp_path / "out" / "b", "--quantize", "int8")
         assert code == 1
-        assert "image AUROC falls from" in stderr
-        assert "(allowed: 0.2)" in stderr
+        # After one epoch it is chance which of the two the wrong scales ruin first.
+        assert re.search(r"image AUROC falls from .* \(allowed: 0\.2\)|verdicts change, .* \(allowed: 5%\)", stderr)
         assert list((tmp_path / "out").iterdir()) == []
 
     def test_a_run_of_an_earlier_version(self, run_folder: Path, tmp_path: Path) -> None:
