@@ -29,6 +29,8 @@ def open_session(model: Path, providers: Sequence[str | tuple[str, Mapping[str, 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    # Threads that wait actively take the cores that decoding needs: beside it, 1.5 times slower (docs/experiments.md).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(model), options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
