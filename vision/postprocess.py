@@ -98,9 +98,12 @@ def find_regions(
     height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
     values = resize_map(anomaly_map, height, width)
     hits = (values >= pixel_threshold).astype(np.uint8)
+    if not hits.any():
+        return ()  # a frame smaller than the map's grid can lose a hit; OpenCV crashes on a picture without pixels
     x, y, across, down = cv2.boundingRect(hits)
     # Labelling costs by the pixel: of a large frame with a small defect, only the surroundings of the hits.
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hits[y : y + down, x : x + across], connectivity=8)
+    around = hits[y : y + down, x : x + across]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(around, connectivity=8)
     found = []
     for index in range(1, count):
         left, top, across, down = (int(value) for value in stats[index, :4])

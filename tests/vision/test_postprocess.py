@@ -109,6 +109,14 @@ def test_at_most_a_hundred_regions_the_worst_first() -> None:
     assert scores[0] == pytest.approx(1.0)
 
 
+def test_a_frame_smaller_than_the_map_may_lose_a_hit() -> None:
+    values = blank()
+    values[2, 3] = 0.9
+    for height, width in ((1, 1), (1, 3), (3, 1), (4, 4)):
+        regions = find_regions(values, 0.5, height, width)
+        assert all(region.area_px > 0 for region in regions)
+
+
 def test_no_region_in_a_clean_or_broken_map() -> None:
     assert find_regions(blank(), 0.5, 40, 60) == ()
     assert find_regions(np.full((4, 4), np.nan, np.float32), 0.5, 40, 60) == ()
