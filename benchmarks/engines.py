@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     given = parser.parse_args()
-    logging.getLogger("vision.engine").setLevel(logging.ERROR)
     bundle = load_bundle(given.bundle)
     engines: dict[Candidate, Engine] = {}
     gates: dict[Candidate, str] = {}

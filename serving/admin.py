@@ -54,7 +54,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self, request: pb.ModelRequest, context: Any
     ) -> pb.ListDisagreementsResponse:
         try:
-            model = self._fleet.models[self._fleet.choose(request.name).name]
+            model = self._fleet.model(request.name)
         except DefectLensError as error:
             await abort(context, error)
         kept = () if model.shadow is None else model.shadow.kept

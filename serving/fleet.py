@@ -69,15 +69,24 @@ class Fleet:
         """Frames that wait for inference now, over all models."""
         return sum(served.pipeline.queue_depth for model in self.models.values() for served in model.versions)
 
+    def model(self, name: str) -> Model:
+        """All versions of a name; empty takes the default model.
+
+        Raises:
+            WrongModelError: no such name.
+        """
+        name = name or self.default.name
+        if name not in self.models:
+            raise WrongModelError(f"no model is called {name!r}; this server has {', '.join(map(repr, self.models))}")
+        return self.models[name]
+
     def choose(self, name: str = "", version: str = "") -> Served:
         """The version that serves.
 
         Raises:
             WrongModelError: no such name, or another version serves.
         """
-        if name and name not in self.models:
-            raise WrongModelError(f"no model is called {name!r}; this server has {', '.join(map(repr, self.models))}")
-        served = self.models[name].serving if name else self.default
+        served = self.model(name).serving
         if version and version != served.info.model.version:
             raise WrongModelError(
                 f"version {version!r} of {served.name} was asked for, but version {served.info.model.version!r} "
@@ -118,12 +127,10 @@ class Fleet:
         async with self._changing:
             served = await self._load(folder)
             try:
-                self.choose(served.name)
-                shadow = Shadow(served, share)
+                model, shadow = self.model(served.name), Shadow(served, share)
             except DefectLensError:
                 await served.retire()
                 raise
-            model = self.models[served.name]
             self._dismiss(model.shadow)
             model.shadow = shadow
             _log.info(Event("shadow_started", model=served.label, share=share))
@@ -157,7 +164,7 @@ class Fleet:
             WrongModelError, SettingsError: no such model, or it had no other version since the server started.
         """
         async with self._changing:
-            model = self.models[self.choose(name).name]
+            model = self.model(name)
             if model.previous is None:
                 raise SettingsError(f"{name} has had no other version since the server started; load one instead")
             model.serving, model.previous = model.previous, model.serving
@@ -216,7 +223,7 @@ class Fleet:
         task.add_done_callback(self._retiring.discard)
 
     def _with_candidate(self, name: str) -> tuple[Model, Shadow]:
-        model = self.models[self.choose(name).name]
+        model = self.model(name)
         if model.shadow is None:
             raise SettingsError(f"{name} has no candidate; bring one with `defectlens models shadow`")
         return model, model.shadow

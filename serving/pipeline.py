@@ -60,6 +60,9 @@ class Pipeline:
         self._manifest = manifest
         self._settings = settings
         self._draining = False
+        self._inside = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="frames")
         self._batcher = Batcher(
             engine.run,
@@ -88,6 +91,7 @@ class Pipeline:
     async def close(self) -> None:
         """Finish what is inside and end all threads."""
         self.refuse_new()
+        await self._idle.wait()
         await self._batcher.drain()
         self._pool.shutdown()
 
@@ -130,6 +134,8 @@ class Pipeline:
         )
         if newest is not None:
             newest.ticket, newest.pipeline = ticket, self
+        self._inside += 1
+        self._idle.clear()
         try:
             ride = await ticket.ride
             limit = self._settings.max_map_bytes
@@ -141,6 +147,9 @@ class Pipeline:
             self._batcher.release(ticket)
             if newest is not None and newest.ticket is ticket:
                 newest.ticket = newest.pipeline = None  # it holds pixels
+            self._inside -= 1
+            if not self._inside:
+                self._idle.set()
         end = self.clock()
         if deadline is not None and end > deadline:
             raise _late(end - deadline)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.logs import Event
-from serving.messages import FrameRequest, Limits, ModelIdentity, ModelInfo
-from serving.pipeline import FrameResult, Newest, Pipeline
+from serving.messages import Limits, ModelIdentity, ModelInfo
+from serving.pipeline import Pipeline
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
 from vision.console import plain
@@ -28,9 +28,6 @@ class Served:
         self.info = info
         self.pipeline = pipeline
         self._engine = engine
-        self._inside = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def name(self) -> str:
@@ -42,31 +39,8 @@ class Served:
         model = self.info.model
         return f"{model.name} {model.version} ({model.bundle_digest[:8]})"
 
-    async def inspect(
-        self,
-        request: FrameRequest,
-        *,
-        camera: str = "",
-        deadline: float | None = None,
-        accepted: bool = False,
-        newest: Newest | None = None,
-    ) -> FrameResult:
-        """``Pipeline.inspect``, counted, so that ``retire`` knows when the last frame is out."""
-        self._inside += 1
-        self._idle.clear()
-        try:
-            return await self.pipeline.inspect(
-                request, camera=camera, deadline=deadline, accepted=accepted, newest=newest
-            )
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._idle.set()
-
     async def retire(self) -> None:
         """Answer the frames inside, then end every thread and let go of the model."""
-        self.pipeline.refuse_new()
-        await self._idle.wait()
         await self.pipeline.close()
         await asyncio.to_thread(self._let_go)
 

@@ -124,7 +124,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
                 request = record.request = wire.request_from_proto(message, self._shared.view)
                 served = self._fleet.choose(request.model, request.model_version)
                 newest = None if caller.live is None else _newest(message, caller.live)
-                result = await served.inspect(
+                result = await served.pipeline.inspect(
                     request,
                     camera=request.camera_id or caller.peer,
                     deadline=caller.deadline,

@@ -77,14 +77,7 @@ class Shadow:
             self.skipped += 1
             return
         self.seen += 1
-        alone = FrameRequest(
-            image=request.image,
-            request_id=request_id,
-            camera_id=request.camera_id,
-            part_id=request.part_id,
-            lot=request.lot,
-            outputs=Outputs(),
-        )
+        alone = replace(request, request_id=request_id, timeout_ms=0, outputs=Outputs())
         own = asyncio.Event()
         self._trial = asyncio.create_task(self._compare(alone, Opinion.of(inspection), own), name="shadow")
         if request.image is not None and isinstance(request.image.data, memoryview):
@@ -103,7 +96,7 @@ class Shadow:
         finally:
             own.set()
         try:
-            result = await self.candidate.inspect(request)
+            result = await self.candidate.pipeline.inspect(request)
         except DefectLensError as error:
             self.failed += 1
             _log.warning(Event("shadow_failed", request_id=request.request_id, message=str(error)))

@@ -21,7 +21,6 @@ from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import AsyncInspectionClient, FrameRequest, InspectionClient, Outputs, StreamAnswer
 from serving.calls import error_of
-from serving.served import Served
 from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
 from tests.serving.test_shared_frames import PROOF, mappings, memfd
@@ -231,22 +230,22 @@ async def test_any_numbers_in_a_request_are_answered_with_our_error(serve: Serve
 async def test_a_candidate_on_trial_sees_the_frame_and_not_what_comes_into_its_slot_next(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspect = Served.inspect
-
-    async def late(self: Served, *arguments: Any, **options: Any) -> Any:
-        if self.info.model.version == "2":
-            await asyncio.sleep(0.1)
-        return await inspect(self, *arguments, **options)
-
-    monkeypatch.setattr(Served, "inspect", late)
     async with serve() as (server, client), client.shared_memory(slots=1, slot_bytes=SLOT) as memory:
         model = await server.fleet.shadow(make_bundle(tmp_path / "two", version="2"), 1.0)
+        assert model.shadow is not None
+        candidate = model.shadow.candidate.pipeline
+        inspect = candidate.inspect
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await inspect(*arguments, **options)
+
+        monkeypatch.setattr(candidate, "inspect", late)
         with await memory.take() as slot:
             image = slot.raw(96, 64, PixelFormat.RGB8)
             image.pixels[:] = part(spot=255)
             assert (await client.inspect(image)).inspection.verdict is Verdict.REJECT
             image.pixels[:] = 128
-        assert model.shadow is not None
         await model.shadow.settle()
         assert (model.shadow.compared, model.shadow.disagreements) == (1, 0)
 
