@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
+from itertools import zip_longest
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
@@ -23,10 +24,13 @@ from vision.errors import OverloadedError, ShuttingDownError, SupersededError
 # While frames wait they are looked at this often even if nothing happens: a clock that jumped is noticed by then.
 _GLANCE_S = 0.25
 # No timer is shorter: the event loop must get round.
-_LEAST_S = 0.0005
+_LEAST_S = 0.001
 # An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
 # often.
 _PROBE_S = 1.0
+# After an inference shorter than this the frames that are here are answered first: the event loop is then busier than the
+# engine, and needs large batches more than the engine needs the next one at once.
+_SHORT_S = 0.001
 # The longest that an inference under way is expected to take yet, in times of its usual duration.
 _STALL = 4.0
 
@@ -72,6 +76,7 @@ class Batcher:
         self._flight: asyncio.Task[None] | None = None
         self._flight_ends = self._flight_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._closed = False
@@ -93,6 +98,7 @@ class Batcher:
         deadline: float | None = None,
         size: int = 0,
         may_wait: bool = False,
+        light: bool = False,
         instead_of: Ticket | None = None,
     ) -> Ticket:
         """Let a frame in, or refuse it at once; await its ``ride``, and ``release`` it in any case.
@@ -100,6 +106,7 @@ class Batcher:
         Args:
             prepare: makes the model's input; runs in a thread of the pool.
             size: bytes of the image.
+            light: ``prepare`` takes so little that it is called on the event loop.
             may_wait: wait for a place while the server is full, instead of being refused.
             instead_of: an older frame that this one supersedes, if it is let in before the other's inference begins.
 
@@ -115,7 +122,7 @@ class Batcher:
         now, kind = outlook.now, self._line.camera(camera)
         ride: asyncio.Future[Ride] = asyncio.get_running_loop().create_future()
         urgency = self._line.urgency(kind, now, deadline)
-        ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, ride)
+        ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, light, ride)
         self._check_alone(ticket, outlook)
         leaving = [instead_of] if instead_of is not None and instead_of.waits else []
         displaced = [] if may_wait else self._make_room(ticket, outlook)
@@ -131,7 +138,7 @@ class Batcher:
         self._quiet.clear()
         if not may_wait:
             self._place(ticket)
-        self._step()
+        self._look_soon()
         return ticket
 
     def give_up(self, ticket: Ticket, error: BaseException) -> None:
@@ -154,15 +161,16 @@ class Batcher:
             self._places -= 1
             self._bytes -= ticket.size
         ticket.state = State.GONE
-        self._arm(0.0)  # there is room for others, once the caller is done
+        self._look_soon()  # there is room for others
 
     async def drain(self) -> None:
         """Take no more frames, finish those that are inside, and end the thread."""
         self._closed = True
         self._step()
         await self._quiet.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._soon):
+            if handle is not None:
+                handle.cancel()
         self._inference.close()
 
     def _outlook(self) -> Outlook:
@@ -213,8 +221,16 @@ class Batcher:
             )
         return [victim]
 
+    def _look_soon(self) -> None:
+        """One look for all that happens in one turn of the event loop: frames that come together ride together."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._step)
+
     def _step(self) -> None:
         """Look at everything anew: after whatever has happened, and when the timer says so."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         outlook = self._outlook()
         self._expire(outlook)
         self._let_in()
@@ -249,6 +265,9 @@ class Batcher:
             if self._bytes and self._bytes + ticket.size > self._max_bytes:
                 break
             self._place(ticket)
+        for ticket in self._line.in_state(State.PLACED):
+            if ticket.light:
+                self._prepare_here(ticket)
         # One more than there are threads, so that none of them idles until the event loop comes round. No more: what
         # is handed over is out of order, and the last steps of earlier frames go through the same threads.
         while self._preparing <= self._threads and (ticket := self._line.first(State.PLACED)) is not None:
@@ -271,16 +290,25 @@ class Batcher:
             raise hopeless(ticket.deadline, start, 0.0)
         return ticket.prepare(), self._clock() - start
 
+    def _prepare_here(self, ticket: Ticket) -> None:
+        try:
+            self._ready(ticket, *self._prepare(ticket))
+        except Exception as error:  # whatever is wrong with one frame must not stop the others
+            self.give_up(ticket, error)
+
+    def _ready(self, ticket: Ticket, prepared: Prepared | None, seconds: float) -> None:
+        ticket.prepared, ticket.prepare_s = prepared, seconds
+        ticket.camera.prepare.observe(seconds)
+        ticket.state, ticket.ready_at = State.READY, self._clock()
+
     def _prepared(self, ticket: Ticket, done: asyncio.Future[tuple[Prepared | None, float]]) -> None:
         self._preparing -= 1
         error = done.exception()
         if error is not None:
             self.give_up(ticket, error)
         elif ticket.state is State.PREPARING:
-            ticket.prepared, ticket.prepare_s = done.result()
-            ticket.camera.prepare.observe(ticket.prepare_s)
-            ticket.state, ticket.ready_at = State.READY, self._clock()
-        self._step()
+            self._ready(ticket, *done.result())
+        self._look_soon()
 
     def _set_off(self, batch: list[Ticket], outlook: Outlook) -> None:
         for ticket in batch:
@@ -288,20 +316,33 @@ class Batcher:
             ticket.state = State.RUNNING
         self._flight_s = outlook.curve.seconds[len(batch)]
         self._flight_ends = outlook.now + self._flight_s
-        self._flight = asyncio.create_task(self._inference.ride(batch), name="batch")
-        self._flight.add_done_callback(partial(self._landed, batch))
+        self._flight = asyncio.create_task(self._fly(batch), name="batch")
 
-    def _landed(self, batch: list[Ticket], flight: asyncio.Task[None]) -> None:
-        self._flight = None
-        error = None if flight.cancelled() else flight.exception()
-        for ticket in batch:
-            if not ticket.ride.done():  # whatever went wrong, nobody waits for ever
-                ticket.ride.set_exception(
-                    error or ShuttingDownError("the inference was cut short; send the frame again")
-                )
-        self._step()
+    async def _fly(self, batch: list[Ticket]) -> None:
+        outcomes: list[Ride | Exception] = []
+        try:
+            outcomes = await self._inference.run(batch)
+        finally:
+            self._flight = None
+            if self._flight_s > _SHORT_S:
+                self._step()  # the engine first: answers can be made while it works
+            else:
+                self._look_soon()
+            for ticket, outcome in zip_longest(batch, outcomes):
+                if ticket.ride.done():
+                    continue
+                if isinstance(outcome, Ride):
+                    ticket.ride.set_result(outcome)
+                else:  # whatever went wrong, nobody waits for ever
+                    ticket.ride.set_exception(
+                        outcome or ShuttingDownError("the inference was cut short; send the frame again")
+                    )
 
     def _arm(self, delay_s: float) -> None:
+        """A look that comes a little early does no harm; so most of the time the timer that there is will do."""
+        loop = asyncio.get_running_loop()
         if self._timer is not None:
+            if not self._timer.cancelled() and loop.time() < self._timer.when() <= loop.time() + delay_s:
+                return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)
+        self._timer = loop.call_later(delay_s, self._step)

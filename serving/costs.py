@@ -15,6 +15,8 @@ _WEIGHT = 0.2
 _HALF_LIFE_S = 1.0
 # A larger batch has to be cheaper a frame by more than this share: the frames in it wait for each other.
 _WORTH_IT = 0.03
+# What the event loop spends on a batch beside its frames: the way to the engine's thread and back.
+_BATCH_S = 0.0002
 # Three average distances from the estimate: of 100 measurements that scatter as errors do, one lies beyond. At most a
 # half, or a machine that stutters would let nobody in.
 _MARGIN = 3.0
@@ -135,9 +137,11 @@ class Curve:
 
     def choose(self, most: int) -> int:
         """The batch size <= ``most`` with the least time a frame; of equals the smallest. ``most`` if none is known."""
-        each = [self.seconds[size] / size for size in range(1, most + 1)]
+        if not self.seconds[1]:
+            return most
+        each = [(self.seconds[size] + _BATCH_S) / size for size in range(1, most + 1)]
         limit = min(each) * (1.0 + _WORTH_IT)
-        return next(size for size, share in enumerate(each, 1) if share <= limit) if limit > 0 else most
+        return next(size for size, share in enumerate(each, 1) if share <= limit)
 
     def drag(self, size: int, waiting: int) -> float:
         """How many times as long a frame takes in a batch of ``size`` as in the best one that could have been had."""

@@ -70,6 +70,7 @@ class Ticket:
     urgency: tuple[float, int]
     size: int
     may_wait: bool
+    light: bool
     ride: asyncio.Future[Ride]
     state: State = State.OUTSIDE
     probe: bool = False
