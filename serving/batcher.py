@@ -15,11 +15,11 @@ from itertools import zip_longest
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
-from serving.costs import Tightest
+from serving.costs import Overrun, Tightest
 from serving.inference import Inference, Run
 from serving.stages import Prepared
 from serving.waiting import Line, Outlook, Ride, State, Ticket
-from vision.errors import OverloadedError, ShuttingDownError, SupersededError
+from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
 
 # While frames wait they are looked at this often even if nothing happens: a clock that jumped is noticed by then.
 _GLANCE_S = 0.25
@@ -28,8 +28,8 @@ _LEAST_S = 0.001
 # An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
 # often.
 _PROBE_S = 1.0
-# After an inference shorter than this the frames that are here are answered first: the event loop is then busier than the
-# engine, and needs large batches more than the engine needs the next one at once.
+# After an inference shorter than this the frames that are here are answered first: the event loop is then busier than
+# the engine, and needs large batches more than the engine needs the next one at once.
 _SHORT_S = 0.001
 # The longest that an inference under way is expected to take yet, in times of its usual duration.
 _STALL = 4.0
@@ -65,6 +65,7 @@ class Batcher:
     ) -> None:
         self._inference = Inference(run, max_batch, clock)
         self._budget = Tightest(clock)
+        self._overrun = Overrun()
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._max_bytes = max_bytes
@@ -144,6 +145,8 @@ class Batcher:
     def give_up(self, ticket: Ticket, error: BaseException) -> None:
         """Answer a frame that has not set off yet with an error; nothing happens to one that has."""
         if ticket.waits:
+            if isinstance(error, DeadlineError):
+                self._keep_promises(ticket, lost=True)
             self.release(ticket)
             ticket.camera.usage.add(-1.0)
             if not ticket.ride.done():
@@ -152,7 +155,9 @@ class Batcher:
     def release(self, ticket: Ticket, *, finished: bool = False) -> None:
         """Free the frame's place, however it ended; again is harmless. ``finished``: its answer is complete."""
         if finished:
-            ticket.camera.finish.observe(self._clock() - ticket.rode_at)
+            now = self._clock()
+            ticket.camera.finish.observe(now - ticket.rode_at)
+            self._keep_promises(ticket, lost=ticket.deadline is not None and now > ticket.deadline)
         if ticket.state is State.GONE:
             return
         if ticket.state is not State.RUNNING:
@@ -162,6 +167,12 @@ class Batcher:
             self._bytes -= ticket.size
         ticket.state = State.GONE
         self._look_soon()  # there is room for others
+
+    def _keep_promises(self, ticket: Ticket, *, lost: bool) -> None:
+        """Learn from what became of a frame."""
+        if ticket.promised is not None and ticket.deadline is not None:
+            budget_s = ticket.deadline - ticket.arrived
+            self._overrun.observe(ticket.promised - ticket.arrived, budget_s, lost=lost)
 
     async def drain(self) -> None:
         """Take no more frames, finish those that are inside, and end the thread."""
@@ -180,7 +191,7 @@ class Batcher:
         left_s = 0.0 if self._flight is None else min(abs(self._flight_ends - now), _STALL * self._flight_s)
         # A frame that just missed one batch must be able to ride in the next.
         curve = self._inference.costs.curve().within(self._budget.value / 2.0)
-        return Outlook(now, now + left_s, curve, self._threads)
+        return Outlook(now, now + left_s, curve, self._threads, self._overrun.value)
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""

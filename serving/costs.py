@@ -15,6 +15,13 @@ _WEIGHT = 0.2
 _HALF_LIFE_S = 1.0
 # A larger batch has to be cheaper a frame by more than this share: the frames in it wait for each other.
 _WORTH_IT = 0.03
+# Of frames with a deadline that are let in, so many may be lost. One that is lost makes the promises to the next ones
+# longer by this share, and it takes 1 / _LOST frames in time to come back.
+_LOST = 0.002
+_OVERRUN_STEP = 0.1
+_MOST_OVERRUN = 1.0
+# A frame is close to its deadline if it was promised, with the margin, to take this share of its time.
+_CLOSE = 0.6
 # What the event loop spends on a batch beside its frames: the way to the engine's thread and back.
 _BATCH_S = 0.0002
 # Three average distances from the estimate: of 100 measurements that scatter as errors do, one lies beyond. At most a
@@ -108,6 +115,27 @@ class Tightest:
     def observe(self, seconds: float) -> None:
         if seconds <= self.value:
             self._value, self._since = seconds, self._clock()
+
+
+class Overrun:
+    """By which share of the time promised things may take longer, so that all but ``_LOST`` of the frames that are let
+    in are answered in time.
+
+    It follows what becomes of the frames, step by step, so that no model of the machine's noise has to be right.
+    Source: adaptive conformal inference (Gibbs and Candès 2021, eq. 2).
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def observe(self, promised_s: float, budget_s: float, *, lost: bool) -> None:
+        """What became of a frame that was to be answered after ``promised_s``, and had to be after ``budget_s``."""
+        if lost:
+            self.value = min(_MOST_OVERRUN, self.value + _OVERRUN_STEP)
+        elif promised_s * (1.0 + self.value) > _CLOSE * budget_s:  # one that had plenty of time shows nothing
+            self.value = max(0.0, self.value - _OVERRUN_STEP * _LOST / (1.0 - _LOST))
 
 
 @dataclass(frozen=True, slots=True)
