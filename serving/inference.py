@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.costs import CostModel
+from serving.priority import workers
 from serving.waiting import Ride, Ticket
 from vision.errors import DefectLensError
 from vision.types import ModelOutputs
@@ -33,7 +33,7 @@ class Inference:
         self.costs = CostModel(max_batch, clock)
         self._run = run
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._thread = workers(1, "inference")
 
     async def warm_up(self, height: int, width: int) -> None:
         """Run every bucket of batch sizes on grey frames, so that no camera pays for first times or for a guess."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from serving.batcher import Batcher
 from serving.messages import FrameRequest, Outputs, Timings
+from serving.priority import workers
 from serving.settings import ServerSettings
 from serving.stages import (
     EncodedMaps,
@@ -68,7 +68,7 @@ class Pipeline:
         self._inside = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="frames")
+        self._pool = workers(settings.decode_threads, "frames")
         self._batcher = Batcher(
             engine.run,
             max_batch=settings.max_batch,
