@@ -119,17 +119,17 @@ class Batcher:
         if self._closed:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         outlook = self._outlook()
-        self._expire(outlook)
         now, kind = outlook.now, self._line.camera(camera)
         ride: asyncio.Future[Ride] = asyncio.get_running_loop().create_future()
         urgency = self._line.urgency(kind, now, deadline)
         ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, light, ride)
         self._check_alone(ticket, outlook)
         leaving = [instead_of] if instead_of is not None and instead_of.waits else []
-        displaced = [] if may_wait else self._make_room(ticket, outlook)
-        if deadline is not None or self._line.bound:
-            others = [other for other in self._line if other not in leaving and other not in displaced]
-            displaced += make_time(others, ticket, outlook, strict=not self._is_idle)
+        try:
+            displaced = self._displaced(ticket, leaving, outlook)
+        except OverloadedError:
+            self._expire(outlook)  # nobody is refused for the sake of frames that are lost anyway
+            displaced = self._displaced(ticket, leaving, outlook)
         for victim in displaced:
             self.give_up(victim, OverloadedError(gave_way(victim), self._backlog_s(outlook)))
         for older in leaving:
@@ -141,6 +141,14 @@ class Batcher:
             self._place(ticket)
         self._look_soon()
         return ticket
+
+    def _displaced(self, ticket: Ticket, leaving: list[Ticket], outlook: Outlook) -> list[Ticket]:
+        """Whom a newcomer takes the place of."""
+        displaced = [] if ticket.may_wait else self._make_room(ticket, outlook)
+        if ticket.deadline is not None or self._line.bound:
+            others = [other for other in self._line if other not in leaving and other not in displaced]
+            displaced += make_time(others, ticket, outlook, strict=not self._is_idle)
+        return displaced
 
     def give_up(self, ticket: Ticket, error: BaseException) -> None:
         """Answer a frame that has not set off yet with an error; nothing happens to one that has."""

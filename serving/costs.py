@@ -13,6 +13,8 @@ _WEIGHT = 0.2
 # A measurement that is never repeated loses half of its excess over the lowest one in this time. Without it a slow
 # moment would be held against a batch size for ever: what looks too slow is not run, and so never measured again.
 _HALF_LIFE_S = 1.0
+# In this time it loses less than a thousandth.
+_READ_S = 0.001
 # A larger batch has to be cheaper a frame by more than this share: the frames in it wait for each other.
 _WORTH_IT = 0.03
 # Of frames with a deadline that are let in, so many may be lost. One that is lost makes the promises to the next ones
@@ -40,13 +42,14 @@ class Duration:
     It is the exponential average over medians of the last three measurements: one outlier, whichever way, is not seen.
     """
 
-    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_recent")
+    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_read", "_read_at", "_recent")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=3)
         self._mean = self._lowest = 0.0
         self._last = clock()
+        self._read, self._read_at = 0.0, -inf
 
     @property
     def known(self) -> bool:
@@ -71,11 +74,16 @@ class Duration:
             self._mean = mean + _WEIGHT * (middle - mean)
             self._lowest = min(self._lowest, middle)
         self._last = self._clock()
+        self._read_at = -inf
 
     @property
     def value(self) -> float:
-        excess = self._mean - self._lowest
-        return self._lowest + excess * exp2(-self.age / _HALF_LIFE_S) if excess > 0 else self._mean
+        now = self._clock()
+        if not 0.0 <= now - self._read_at < _READ_S:  # asked for tens of times a frame
+            excess = self._mean - self._lowest
+            decay = exp2(-max(0.0, now - self._last) / _HALF_LIFE_S) if excess > 0 else 0.0
+            self._read, self._read_at = self._lowest + excess * decay, now
+        return self._read
 
 
 class Usage:
