@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
-from itertools import zip_longest
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
@@ -25,14 +24,12 @@ from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, Sup
 _GLANCE_S = 0.25
 # No timer is shorter: the event loop must get round.
 _LEAST_S = 0.001
-# An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
-# often.
-_PROBE_S = 1.0
 # After an inference shorter than this the frames that are here are answered first: the event loop is then busier than
 # the engine, and needs large batches more than the engine needs the next one at once.
 _SHORT_S = 0.001
-# The longest that an inference under way is expected to take yet, in times of its usual duration.
-_STALL = 4.0
+# An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
+# often.
+_PROBE_S = 1.0
 
 
 class Batcher:
@@ -74,8 +71,6 @@ class Batcher:
         self._clock = clock
         self._line = Line(clock)
         self._places = self._bytes = self._preparing = 0
-        self._flight: asyncio.Task[None] | None = None
-        self._flight_ends = self._flight_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
         self._quiet = asyncio.Event()
@@ -194,12 +189,9 @@ class Batcher:
 
     def _outlook(self) -> Outlook:
         now = self._clock()
-        # What is overdue will take about as long again: whoever is let in behind it in the hope that it ends at once is
-        # lost. No longer than some whole inferences, though: the clock may have jumped.
-        left_s = 0.0 if self._flight is None else min(abs(self._flight_ends - now), _STALL * self._flight_s)
         # A frame that just missed one batch must be able to ride in the next.
         curve = self._inference.costs.curve().within(self._budget.value / 2.0)
-        return Outlook(now, now + left_s, curve, self._threads, self._overrun.value)
+        return Outlook(now, now + self._inference.left_s(now), curve, self._threads, self._overrun.value)
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""
@@ -220,7 +212,7 @@ class Batcher:
 
     @property
     def _is_idle(self) -> bool:
-        return self._flight is None and not len(self._line)
+        return not self._inference.is_busy and not len(self._line)
 
     def _make_room(self, ticket: Ticket, outlook: Outlook) -> list[Ticket]:
         """Whom to give up so that a frame finds a place."""
@@ -254,7 +246,7 @@ class Batcher:
         self._expire(outlook)
         self._let_in()
         wake_at = min((self._last_call(ticket, outlook) for ticket in self._line), default=outlook.now + _GLANCE_S)
-        if self._flight is None and (ready := self._line.in_state(State.READY)):
+        if not self._inference.is_busy and (ready := self._line.in_state(State.READY)):
             plan = board(ready, self._line, outlook, self._max_wait_s)
             for ticket in plan.hopeless:
                 self.give_up(ticket, behind(ticket, outlook.now))
@@ -263,7 +255,7 @@ class Batcher:
             wake_at = min(wake_at, plan.wake_at)
         if len(self._line):
             self._arm(min(_GLANCE_S, max(_LEAST_S, wake_at - outlook.now)))
-        elif self._flight is None:
+        elif not self._inference.is_busy:
             self._quiet.set()
 
     def _last_call(self, ticket: Ticket, outlook: Outlook) -> float:
@@ -333,29 +325,13 @@ class Batcher:
         for ticket in batch:
             self._line.remove(ticket)
             ticket.state = State.RUNNING
-        self._flight_s = outlook.curve.seconds[len(batch)]
-        self._flight_ends = outlook.now + self._flight_s
-        self._flight = asyncio.create_task(self._fly(batch), name="batch")
+        self._inference.set_off(batch, outlook.curve.seconds[len(batch)], self._landed)
 
-    async def _fly(self, batch: list[Ticket]) -> None:
-        outcomes: list[Ride | Exception] = []
-        try:
-            outcomes = await self._inference.run(batch)
-        finally:
-            self._flight = None
-            if self._flight_s > _SHORT_S:
-                self._step()  # the engine first: answers can be made while it works
-            else:
-                self._look_soon()
-            for ticket, outcome in zip_longest(batch, outcomes):
-                if ticket.ride.done():
-                    continue
-                if isinstance(outcome, Ride):
-                    ticket.ride.set_result(outcome)
-                else:  # whatever went wrong, nobody waits for ever
-                    ticket.ride.set_exception(
-                        outcome or ShuttingDownError("the inference was cut short; send the frame again")
-                    )
+    def _landed(self, expected_s: float) -> None:
+        if expected_s > _SHORT_S:
+            self._step()  # the engine first: answers can be made while it works
+        else:
+            self._look_soon()
 
     def _arm(self, delay_s: float) -> None:
         """A look that comes a little early does no harm; so most of the time the timer that there is will do."""

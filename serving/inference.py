@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from serving.costs import CostModel
 from serving.priority import workers
 from serving.waiting import Ride, Ticket
-from vision.errors import DefectLensError
+from vision.errors import DefectLensError, ShuttingDownError
 from vision.types import ModelOutputs
 
 Run = Callable[[NDArray[np.uint8]], ModelOutputs]
@@ -19,6 +20,8 @@ Run = Callable[[NDArray[np.uint8]], ModelOutputs]
 
 # Measured twice at the start, and the lower counts: the first run of a size allocates its memory.
 _WARM_UP_RUNS = 2
+# The longest that a batch under way is expected to take yet, in times of its usual duration.
+_STALL = 4.0
 
 
 class Inference:
@@ -33,6 +36,8 @@ class Inference:
         self.costs = CostModel(max_batch, clock)
         self._run = run
         self._clock = clock
+        self._flight: asyncio.Task[None] | None = None
+        self._expected_s = self._ends = 0.0
         self._thread = workers(1, "inference")
 
     async def warm_up(self, height: int, width: int) -> None:
@@ -45,6 +50,45 @@ class Inference:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._run, frames)
                 times.append(self._clock() - start)
             self.costs.observe(size, min(times))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is under way."""
+        return self._flight is not None
+
+    def left_s(self, now: float) -> float:
+        """How long the batch under way is expected to take yet."""
+        if self._flight is None:
+            return 0.0
+        # What is overdue will take about as long again: whoever is let in behind it in the hope that it ends at once is
+        # lost. No longer than some whole inferences, though: the clock may have jumped.
+        return min(abs(self._ends - now), _STALL * self._expected_s)
+
+    def set_off(self, batch: Sequence[Ticket], expected_s: float, landed: Callable[[float], None]) -> None:
+        """Run a batch on the idle engine, and then answer its tickets' ``ride``.
+
+        Args:
+            landed: called with ``expected_s`` once the engine is idle again, before anybody hears of the batch.
+        """
+        self._expected_s, self._ends = expected_s, self._clock() + expected_s
+        self._flight = asyncio.create_task(self._fly(batch, landed), name="batch")
+
+    async def _fly(self, batch: Sequence[Ticket], landed: Callable[[float], None]) -> None:
+        outcomes: list[Ride | Exception] = []
+        try:
+            outcomes = await self.run(batch)
+        finally:
+            self._flight = None
+            landed(self._expected_s)
+            for ticket, outcome in zip_longest(batch, outcomes):
+                if ticket.ride.done():
+                    continue
+                if isinstance(outcome, Ride):
+                    ticket.ride.set_result(outcome)
+                else:  # whatever went wrong, nobody waits for ever
+                    ticket.ride.set_exception(
+                        outcome or ShuttingDownError("the inference was cut short; send the frame again")
+                    )
 
     async def run(self, batch: Sequence[Ticket]) -> list[Ride | Exception]:
         """Run a batch: for every frame in it its row, or the error that it met."""

@@ -277,7 +277,7 @@ def test_the_engine_sets_off_again_before_answers_are_made() -> None:
 
         async def answer(ticket: Ticket) -> None:
             await ticket.ride
-            busy.append(rig.batcher._flight is not None)
+            busy.append(rig.batcher._inference.is_busy)
             rig.batcher.release(ticket, finished=True)
 
         await asyncio.gather(*map(answer, tickets))
