@@ -34,6 +34,7 @@ class TrainOptions:
     flips: bool | None = None
     mixer: str = "dense"
     patience: int | None = None
+    reconstruction: bool = False
 
     def __post_init__(self) -> None:
         if not 64 <= self.size <= 2048:
@@ -96,15 +97,16 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         )
     return Recipe(
         tune_backbone=False,
-        reconstruction=True,
+        reconstruction=options.reconstruction,
         subspace=min(_MOST_PATTERNS, (len(split.train) - len(defects)) // 2),
         synthetic=True,
         class_map=masked > 0,
         flips=bool(options.flips),
-        epochs=options.epochs or 8,
+        epochs=options.epochs or 4,
         passes=4,
         learning_rate=1e-3,
         backbone_learning_rate=0.0,
         augmentation=0.3,
-        why=f"{counted}: frozen backbone, reconstruction and subspace of normal features, synthetic defects",
+        why=f"{counted}: frozen backbone, subspace of good frames, synthetic defects"
+        + (", reconstruction of normal features" if options.reconstruction else ""),
     )
