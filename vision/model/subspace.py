@@ -79,7 +79,7 @@ class NormalSubspace(nn.Module):
             left = rest(scaled, getattr(self, f"basis{index}").float()).reshape(level.shape)
             distance = left.square().mean(dim=1, keepdim=True).sqrt()
             maps.append((distance - getattr(self, f"center{index}")) / getattr(self, f"spread{index}"))
-        return (maps[0] + stretch_to(maps[1], self.grids[0]))[:, 0]
+        return torch.as_tensor((maps[0] + stretch_to(maps[1], self.grids[0]))[:, 0])
 
 
 def rest(rows: Tensor, basis: Tensor) -> Tensor:
