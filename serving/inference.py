@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.costs import CostModel
+from serving.priority import workers
 from serving.waiting import Ride, Ticket
 from vision.errors import DefectLensError
 from vision.types import ModelOutputs
@@ -33,7 +33,7 @@ class Inference:
         self.costs = CostModel(max_batch, clock)
         self._run = run
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._thread = workers(1, "inference")
 
     async def warm_up(self, height: int, width: int) -> None:
         """Run every bucket of batch sizes on grey frames, so that no camera pays for first times or for a guess."""
@@ -46,38 +46,36 @@ class Inference:
                 times.append(self._clock() - start)
             self.costs.observe(size, min(times))
 
-    async def ride(self, batch: Sequence[Ticket]) -> None:
-        """Run a batch; every frame in it gets its row or the error that it met."""
-        if not await self._try(batch, alone=len(batch) == 1):
-            for ticket in batch:  # one frame broke the batch: the others must not suffer
-                if not ticket.ride.done():
-                    await self._try([ticket], alone=True)
+    async def run(self, batch: Sequence[Ticket]) -> list[Ride | Exception]:
+        """Run a batch: for every frame in it its row, or the error that it met."""
+        try:
+            return await self._try(batch)
+        except Exception as error:  # whatever the runtime raises belongs to the frame, and the others must go on
+            if len(batch) == 1:
+                return [error]
+        # One frame broke the batch: the others must not suffer.
+        return [outcome for ticket in batch for outcome in await self.run([ticket])]
 
     def close(self) -> None:
         """End the thread once it has nothing to do."""
         self._thread.shutdown()
 
-    async def _try(self, riders: Sequence[Ticket], *, alone: bool) -> bool:
-        """False if the batch failed and its frames are to be tried one by one."""
+    async def _try(self, riders: Sequence[Ticket]) -> list[Ride | Exception]:
+        prepared = [ticket.prepared for ticket in riders if ticket.prepared is not None]
         start = self._clock()
-        try:
-            outputs = await asyncio.get_running_loop().run_in_executor(self._thread, self._infer, riders)
-        except Exception as error:  # whatever the runtime raises belongs to the frame, and the others must go on
-            if alone and not riders[0].ride.done():
-                riders[0].ride.set_exception(error)
-            return alone
+        outputs = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._infer, [frame.pixels for frame in prepared]
+        )
         end = self._clock()
         self.costs.observe(len(riders), end - start)
-        for index, ticket in enumerate(riders):
-            if ticket.prepared is not None and not ticket.ride.done():
-                ticket.rode_at = end
-                queue_ms = max(0.0, start - ticket.arrived - ticket.prepare_s) * 1000.0
-                outcome = Ride(ticket.prepared, outputs.row(index), len(riders), queue_ms, (end - start) * 1000.0)
-                ticket.ride.set_result(outcome)
-        return True
+        rides: list[Ride | Exception] = []
+        for index, (ticket, frame) in enumerate(zip(riders, prepared, strict=True)):
+            ticket.rode_at = end
+            queue_ms = max(0.0, start - ticket.arrived - ticket.prepare_s) * 1000.0
+            rides.append(Ride(frame, outputs.row(index), len(riders), queue_ms, (end - start) * 1000.0))
+        return rides
 
-    def _infer(self, riders: Sequence[Ticket]) -> ModelOutputs:
-        frames = [ticket.prepared.pixels for ticket in riders if ticket.prepared is not None]
+    def _infer(self, frames: Sequence[NDArray[np.uint8]]) -> ModelOutputs:
         outputs = self._run(frames[0][None] if len(frames) == 1 else np.stack(frames))
         if len(outputs.class_logits) != len(frames):
             raise DefectLensError(

@@ -7,11 +7,13 @@ import ctypes
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from serving.logs import Event
 from serving.messages import Limits, ModelIdentity, ModelInfo
 from serving.pipeline import Pipeline
+from serving.priority import workers
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
 from vision.console import plain
@@ -63,13 +65,9 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
         BundleError, ProviderError, ParityError: it must not serve; nothing of it is left behind.
     """
     bundle = await asyncio.to_thread(load_bundle, folder)
-    engine = await asyncio.to_thread(
-        bundle.engine,
-        provider=settings.provider,
-        precision=settings.precision,
-        strict=settings.strict_provider,
-        options=settings.engine_options,
-    )
+    # The engine's own threads are made by the one that opens it.
+    with workers(1, "engine") as opener:
+        engine = await asyncio.get_running_loop().run_in_executor(opener, partial(_open, bundle, settings))
     used = {"used": engine.provider, "precision": engine.precision, "fallback": engine.fallback}
     _log.info(Event("provider", asked=settings.provider, **used))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
@@ -83,6 +81,15 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
         await served.retire()
         raise
     return served
+
+
+def _open(bundle: Bundle, settings: ServerSettings) -> Engine:
+    return bundle.engine(
+        provider=settings.provider,
+        precision=settings.precision,
+        strict=settings.strict_provider,
+        options=settings.engine_options,
+    )
 
 
 def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float]) -> ModelInfo:
