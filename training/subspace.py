@@ -59,7 +59,7 @@ def principal(rows: Tensor, count: int) -> Tensor:
     order = variances.argsort(descending=True)[:count]
     order = order[variances[order] > 1e-6 * variances.max().clamp(min=1e-12)]
     directions = (mixtures[:, order] / variances[order].sqrt()).to(rows.dtype)
-    return directions.t() @ rows
+    return torch.as_tensor(directions.t() @ rows)
 
 
 def _features(detector: Detector, frames: Sequence[tuple[FrameStore, int]]) -> list[Tensor]:
