@@ -78,7 +78,7 @@ def test_a_graph_that_disagrees_leaves_nothing_behind(
         return replace(outputs, anomaly_score=outputs.anomaly_score + np.float32(2e-4))
 
     monkeypatch.setattr(CpuEngine, "run", off)
-    with pytest.raises(ParityError, match=r"anomaly_score differs by 0\.0002\d* \(tolerance 0\.0001\)"):
+    with pytest.raises(ParityError, match=r"anomaly_score differs by 0\.000[12]\d* \(tolerance 0\.0001\)"):
         export_bundle(run, tmp_path / "out" / "bundle")
     assert list((tmp_path / "out").iterdir()) == []
 
