@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from serving.logs import Event
+from serving.memory import give_back
 from serving.messages import Limits, ModelIdentity, ModelInfo
 from serving.pipeline import Pipeline
 from serving.settings import ServerSettings
@@ -48,11 +48,7 @@ class Served:
 
     def _let_go(self) -> None:
         self._engine.close()
-        # A model leaves holes in glibc's heaps, and the next one rarely fits into them: without this, every take-over
-        # costs some MB for good (docs/experiments.md).
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        give_back()
 
 
 async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float], opener: Executor) -> Served:
