@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from serving.batcher import Batcher
+from serving.drift import DriftWatch
 from serving.messages import FrameRequest, Timings
 from serving.settings import ServerSettings
 from serving.stages import EncodedMaps, check_request, finish, prepare
 from serving.waiting import Ticket
 from vision.bundle import Manifest
+from vision.drift.monitor import Drift
 from vision.engine import Engine
 from vision.errors import DeadlineError, ShuttingDownError
 from vision.types import Inspection
@@ -31,6 +33,7 @@ class FrameResult:
     overlay_jpeg: bytes
     timings: Timings
     batch_size: int
+    drift: Drift | None = None
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Pipeline:
 
     Args:
         clock: monotonic, in seconds; deadlines are on this clock.
+        watch: over the cameras; None watches nothing.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class Pipeline:
         settings: ServerSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
+        watch: DriftWatch | None = None,
     ) -> None:
         self.clock = clock
+        self._watch = watch
         self._manifest = manifest
         self._settings = settings
         self._draining = False
@@ -103,6 +109,7 @@ class Pipeline:
         deadline: float | None = None,
         accepted: bool = False,
         newest: Newest | None = None,
+        watched: bool = True,
     ) -> FrameResult:
         """Inspect one frame.
 
@@ -112,6 +119,7 @@ class Pipeline:
             accepted: the frame has been taken already, by a stream that stops taking frames when it must. So it waits
                 for a place while the server is full, and it is answered even while the server shuts down.
             newest: the frame takes the place of the one before it that has not started its inference.
+            watched: the frame counts for the watch over its camera.
 
         Raises:
             InputError: the request or its image cannot be used.
@@ -124,8 +132,10 @@ class Pipeline:
         if self._draining and not accepted:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         check_request(request, self._manifest)
+        watch = self._watch if watched else None
+        fast, look = self._settings.fast_decode, None if watch is None else watch.look
         ticket = self._batcher.admit(
-            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode),
+            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=fast, look=look),
             camera=camera or request.camera_id,
             deadline=deadline,
             size=0 if request.image is None else len(request.image.data),
@@ -140,7 +150,7 @@ class Pipeline:
             ride = await ticket.ride
             limit = self._settings.max_map_bytes
             finished, finish_wait_s, finish_s = await self._in_pool(
-                deadline, lambda: finish(ride.outputs, ride.prepared, request.outputs, self._manifest, limit)
+                deadline, lambda: finish(ride.outputs, ride.prepared, request, self._manifest, limit, watch)
             )
             self._batcher.release(ticket, finished=True)
         finally:
@@ -161,7 +171,9 @@ class Pipeline:
             postprocess_ms=finish_s * 1000.0,
             total_ms=(end - start) * 1000.0,
         )
-        return FrameResult(finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size)
+        return FrameResult(
+            finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size, finished.drift
+        )
 
     async def _in_pool(self, deadline: float | None, work: Callable[[], T]) -> tuple[T, float, float]:
         """Run in a thread: the result, the seconds until it began and the seconds that it took."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.drift import DriftWatch
 from serving.maps import EncodedMap, encode_map, encoded_size
 from serving.messages import EncodedImage, FrameRequest, Outputs
 from vision.bundle import Manifest
+from vision.drift.monitor import Drift
+from vision.drift.signals import Look
 from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
 from vision.postprocess import judge
@@ -24,7 +27,9 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The model's input, uint8 ``[H, W, 3]`` RGB. ``frame`` is kept only where an overlay is to be drawn on it."""
+    """The model's input, uint8 ``[H, W, 3]`` RGB. ``frame`` is kept only where an overlay is to be drawn on it, and
+    ``look`` where the camera is watched.
+    """
 
     pixels: NDArray[np.uint8]
     frame: Frame | None
@@ -32,6 +37,7 @@ class Prepared:
     frame_width: int
     decode_ms: float
     preprocess_ms: float
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Finished:
     inspection: Inspection
     maps: EncodedMaps
     overlay_jpeg: bytes
+    drift: Drift | None = None
 
 
 def check_request(request: FrameRequest, manifest: Manifest) -> None:
@@ -70,12 +77,20 @@ def check_request(request: FrameRequest, manifest: Manifest) -> None:
         raise EmptyRequestError("the request carries no image; set encoded or raw image bytes")
 
 
-def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_decode: bool = False) -> Prepared:
+def prepare(
+    request: FrameRequest,
+    manifest: Manifest,
+    max_pixels: int,
+    *,
+    fast_decode: bool = False,
+    look: Callable[[NDArray[np.uint8]], Look] | None = None,
+) -> Prepared:
     """Decode and bring to the model's size.
 
     Args:
         fast_decode: take a reduced scale of JPEGs much larger than the model's input. An overlay is drawn on the full
             picture all the same, which is then decoded too: what is asked for besides must not change the verdict.
+        look: measures the model's input for the watch over the camera.
 
     Raises:
         ImageError, EmptyRequestError: the image cannot be used.
@@ -109,18 +124,25 @@ def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_
     if isinstance(image.data, memoryview) and np.may_share_memory(pixels, frame):
         # A frame of the model's own size. Whoever keeps the input a little longer must not keep a camera's memory.
         pixels = pixels.copy()
+    seen = None if look is None else look(pixels)
     done = time.perf_counter()
-    return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0)
+    return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0, seen)
 
 
 def finish(
-    outputs: ModelOutputs, prepared: Prepared, wanted: Outputs, manifest: Manifest, max_map_bytes: int
+    outputs: ModelOutputs,
+    prepared: Prepared,
+    request: FrameRequest,
+    manifest: Manifest,
+    max_map_bytes: int,
+    watch: DriftWatch | None = None,
 ) -> Finished:
-    """Judge one frame, and make the maps and the overlay that are wanted.
+    """Judge one frame, make the maps and the overlay that are wanted, and show the frame to the watch over its camera.
 
     Raises:
         SettingsError: the maps do not fit into a reply.
     """
+    wanted = request.outputs
     inspection = judge(outputs, manifest, prepared.frame_height, prepared.frame_width)
     maps = _encode_maps(inspection, wanted, manifest, max_map_bytes)
     overlay = b""
@@ -128,7 +150,10 @@ def finish(
         picture = render_overlay(prepared.frame, inspection, manifest, class_name=wanted.overlay_class or None)
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         overlay = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    return Finished(inspection, maps, overlay)
+    drift = None
+    if watch is not None and prepared.look is not None:
+        drift = watch.feed(request.camera_id, prepared.look, outputs)
+    return Finished(inspection, maps, overlay, drift)
 
 
 def _names(chosen: tuple[str, ...] | str, classes: tuple[str, ...]) -> tuple[str, ...]:

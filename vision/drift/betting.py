@@ -16,9 +16,9 @@ is exactly 1.
 **Evidence.** The Shiryaev-Roberts statistic of each bet, R_n = (1 + R_{n−1}) · f(u_n), adds up what bets begun at
 every earlier frame would have won; the signal's evidence is their weighted mean (Vovk et al., *Retrain or not retrain:
 conformal test martingales for change-point detection*, COPA 2021). R_n − n is a martingale. Resetting R to 0 whenever
-it reaches c therefore gives at most N / c false alarms in N frames on average: with A alarms so far, R_n + c·A_n − n can
-only fall in expectation. (Ville's inequality for one bet begun at one frame, P(ever reaching c) ≤ 1/c, is the case of
-one summand.)
+it reaches c therefore gives at most N / c false alarms in N frames on average: with A alarms so far, R_n + c·A_n − n
+can only fall in expectation. (Ville's inequality for one bet begun at one frame, P(ever reaching c) ≤ 1/c, is the case
+of one summand.)
 """
 
 from __future__ import annotations

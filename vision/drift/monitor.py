@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vision.drift.betting import EDGES, LARGE, SMALL_AND_LARGE, upward_bets
 from vision.drift.reference import ANOMALY, CAMERA_SIGNALS, EMBEDDING, SIGNALS, Reference
-from vision.drift.signals import BLOCK, Look, Signal, dirt
+from vision.drift.signals import BLOCK, Look, dirt
 from vision.types import FloatArray
 
 FRAMES_PER_ALARM = 100_000
@@ -108,9 +108,13 @@ class Rules:
 
     Args:
         frames_per_alarm: of one camera; at most one false alarm in so many frames on average.
+        against_calibration: ask the first question too; not for cameras of which each sees its own share of what the
+            model was calibrated with.
     """
 
-    def __init__(self, reference: Reference, frames_per_alarm: int = FRAMES_PER_ALARM) -> None:
+    def __init__(
+        self, reference: Reference, frames_per_alarm: int = FRAMES_PER_ALARM, *, against_calibration: bool = True
+    ) -> None:
         self.reference = reference
         self.frames_per_alarm = frames_per_alarm
         self.signals = reference.signals
@@ -130,8 +134,11 @@ class Rules:
         self.is_camera = np.array([signal.name in CAMERA_SIGNALS for signal in self.signals])
         self.periods = np.array([signal.period for signal in self.signals])
         # A union bound over all questions; a signal that is asked once in four frames may err four times as often.
-        self.thresholds = frames_per_alarm * 2 * len(self.signals) / self.periods
+        questions = 2 if against_calibration else 1
+        self.thresholds = frames_per_alarm * questions * len(self.signals) / self.periods
         self.odds, self.weights = self._bets()
+        if not against_calibration:
+            self.weights[_CALIBRATION] = 0.0
 
     def row(self, name: str) -> int:
         """The place of a signal that is watched."""

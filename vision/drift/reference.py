@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.bundle import Bundle
 from vision.checks import read_arrays
 from vision.drift.signals import (
     BLOCK,
@@ -180,6 +181,15 @@ def write_reference(folder: Path, reference: Reference) -> None:
     if reference.cloud is not None:
         arrays |= {"cloud.mean": reference.cloud.mean, "cloud.precision": reference.cloud.precision}
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+
+
+def bundle_reference(bundle: Bundle) -> Reference | None:
+    """The reference of a verified bundle; None where it has none.
+
+    Raises:
+        BundleError: it cannot be used.
+    """
+    return read_reference(bundle.path) if REFERENCE in bundle.manifest.files else None
 
 
 def read_reference(folder: Path) -> Reference:

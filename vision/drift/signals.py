@@ -146,10 +146,10 @@ class Eyes:
 
 
 def dirt(block: NDArray[np.int8]) -> float:
-    """How strongly the most conspicuous places are dark, or bright, in *all* of the frames, in spreads of the reference.
+    """How strongly the most conspicuous places are dark, or bright, in *all* of the frames, in the reference's spreads.
 
-    ``[BLOCK, h, w]`` of ``Look.specks``. A scratch on one part is not on the next ones; dust on the lens is. The mean of
-    the ``_SPECK_PIXELS`` largest values, by counting: a good deal faster than sorting.
+    ``[BLOCK, h, w]`` of ``Look.specks``. A scratch on one part is not on the next ones; dust on the lens is. The mean
+    of the ``_SPECK_PIXELS`` largest values, by counting: a good deal faster than sorting.
     """
     standing = np.maximum(np.maximum(block.min(axis=0), ~block.max(axis=0)), 0).astype(np.uint8)
     counts = np.bincount(cv2.GaussianBlur(standing, (5, 5), 1.0).ravel(), minlength=128)[::-1]
