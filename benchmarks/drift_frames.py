@@ -46,14 +46,16 @@ def magnetic_tile(root: Path, *, chosen_on: str = "test") -> list[Station]:
     """All six exposure settings in one stream, then each of them alone (``exp1`` ... ``exp6`` in the file names).
 
     Args:
-        chosen_on: ``test`` streams the test part; ``validation`` streams the training folder's validation and
-            calibration images against its training images, for choices that must not see a test image.
+        chosen_on: ``test`` streams the test part; ``validation`` streams a random quarter of the training folder
+            against the rest of it, for choices that must not see a test image.
     """
     data = read_data(root)
     parts = split(data, 0)
-    train, held = ([*parts.train], [*parts.validation, *parts.calibration])
-    reference = train if chosen_on == "validation" else [*train, *held]
-    stream = held if chosen_on == "validation" else [sample for sample in data.test if sample.label == GOOD]
+    good = [sample for sample in data.train if sample.label == GOOD]
+    reference, stream = good, [sample for sample in data.test if sample.label == GOOD]
+    if chosen_on == "validation":
+        order = np.random.default_rng(0).permutation(len(good))
+        reference, stream = ([good[place] for place in some] for some in np.split(order, [3 * len(good) // 4]))
     defective = [sample for sample in data.test if sample.label != GOOD] if chosen_on == "test" else []
     frames = {s.path: read_frame(s.path, data.white_level) for s in (*reference, *stream, *defective)}
 
@@ -64,7 +66,7 @@ def magnetic_tile(root: Path, *, chosen_on: str = "test") -> list[Station]:
         ]
         return Station(name, InputSpec(288, 224), *chosen)
 
-    settings = sorted({sample.path.name.split("_")[0] for sample in train})
+    settings = sorted({sample.path.name.split("_")[0] for sample in good})
     return [station("tile, all exposures", ""), *(station(f"tile, {name}", name) for name in settings)]
 
 

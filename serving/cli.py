@@ -127,7 +127,6 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "stations",
     multiple=True,
     metavar="NAME[=CAMERA,...]",
-    callback=lambda _context, _option, values: parse_stations(values),
     help="A station that is checked with master parts, and its cameras. Repeat it for more.",
 )
 @click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
@@ -148,6 +147,7 @@ def serve(
     verbose: bool,
     log_format: LogFormat,
     tuned: Path | None,
+    stations: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -164,7 +164,9 @@ def serve(
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
         options |= _tuned_options(context, tuned, bundles[0])
-    settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
+    settings = ServerSettings(
+        bundle=bundles[0], further_bundles=bundles[1:], stations=parse_stations(stations), **options
+    )
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
     if not settings.is_loopback:

@@ -23,6 +23,7 @@ _TIMEOUT_S = 10.0
 _MANY = 0.01
 _NEARLY_FULL = 0.9
 _DAY_S = 86400.0
+_FASTER = "send fewer frames, or find a faster engine (defectlens tune)"
 # Errors that frames met, by what they say about the server.
 _LATE, _TURNED_AWAY, _BUGS = ("DEADLINE_PASSED",), ("OVERLOADED",), ("INTERNAL", "PARITY_BROKEN")
 _HEADS = {
@@ -104,12 +105,8 @@ def _server(status: ServerStatus, models: Sequence[ModelInfo], *, ready: bool) -
         yield Finding("accounts", True, "; ".join(problems), "this is a bug of the server: keep its log and report it")
     received = max(1, status.total.received)
     for codes, words, advice in (
-        (
-            _LATE,
-            "missed their deadline",
-            "allow more time, send fewer frames, or find a faster engine (defectlens tune)",
-        ),
-        (_TURNED_AWAY, "were turned away", "send fewer frames, or find a faster engine (defectlens tune)"),
+        (_LATE, "missed their deadline", f"allow more time, {_FASTER}"),
+        (_TURNED_AWAY, "were turned away", _FASTER),
         (_BUGS, "met an error inside the server", "look at its log"),
     ):
         count = sum(status.errors.get(code, 0) for code in codes)
@@ -212,8 +209,8 @@ def _camera(camera: CameraStatus, models: Sequence[ModelInfo]) -> Iterator[Findi
         True,
         f"{_HEADS[found.now.state]}: {'; '.join(lines)}",
         advice,
-        f"odds of 10^{max(alarm.log10_odds for alarm in found.alarms):.1f} to 1 against chance; at most one false alarm "
-        f"in {promise} frames of a camera on average, while nothing changes",
+        f"odds of 10^{max(alarm.log10_odds for alarm in found.alarms):.1f} to 1 against chance; at most one false "
+        f"alarm in {promise} frames of a camera on average, while nothing changes",
     )
 
 

@@ -22,7 +22,7 @@ class FrameCounts:
 
 @dataclass(frozen=True, slots=True)
 class DriftAlarm:
-    """One signal's alarm; see ``vision.drift.monitor.Alarm``. ``words``: what changed and how. ``advice``: what to do."""
+    """One signal's alarm; see ``vision.drift.monitor.Alarm``. ``words``: what changed, ``advice``: what to do."""
 
     signal: str
     against_calibration: bool

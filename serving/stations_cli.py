@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +104,7 @@ def forget(camera: str, admin: str) -> None:
         raise SystemExit(EXIT_FAILURE)
 
 
-def read_masters(folder: Path) -> Iterator[tuple[str, bool, bytes]]:
+def read_masters(folder: Path) -> list[tuple[str, bool, bytes]]:
     """Name, whether it is good, and picture of each master part.
 
     Raises:
@@ -119,9 +118,11 @@ def read_masters(folder: Path) -> Iterator[tuple[str, bool, bytes]]:
             f"{folder} needs pictures of good master parts in {_GOOD}/ and of defective ones in other folders; found "
             f"{len(files)} pictures"
         )
-    for path, file in zip(inside, files, strict=True):
-        if len(path.parts) > 1:
-            yield path.with_suffix("").as_posix(), path.parts[0] == _GOOD, file.read_bytes()
+    return [
+        (path.with_suffix("").as_posix(), path.parts[0] == _GOOD, file.read_bytes())
+        for path, file in zip(inside, files, strict=True)
+        if len(path.parts) > 1
+    ]
 
 
 def _show(check: pb.StationCheck) -> None:

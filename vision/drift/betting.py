@@ -26,6 +26,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.types import FloatArray
 
@@ -69,5 +70,5 @@ def _end(share: float, odds: float) -> FloatArray:
     return _fair((1.0 + (odds - 1.0) * upper) * (1.0 - (1.0 - _EMPTY_ODDS) * lower))
 
 
-def _fair(odds: FloatArray) -> FloatArray:
-    return np.asarray(odds / (odds @ _WIDTHS))
+def _fair(odds: NDArray[np.float64]) -> FloatArray:
+    return (odds / (odds @ _WIDTHS)).astype(np.float32)

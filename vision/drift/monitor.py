@@ -5,7 +5,8 @@ with? Only bets on large changes are made there, since a camera of several is ra
 first frames*: has it changed since? There small changes count too, after ``LEARNING_FRAMES``. Each question has its own
 evidence (``vision.drift.betting``); the promise about false alarms is divided among all of them.
 
-Memory is bounded: values are kept as counts in some 130 cells a signal, and the last 64 frames.
+Memory is bounded: values are kept as counts in some 130 cells a signal, and the last 64 frames. A camera's first
+``SCALE_FRAMES`` frames set the cells of its own pool and are in it no more: so the values in it stay exchangeable.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from vision.types import FloatArray
 
 FRAMES_PER_ALARM = 100_000
 """The promise unless another is asked for: on average at most one false alarm of a camera in so many frames."""
-LEARNING_FRAMES = 100
-"""A camera's own frames before it is compared with them."""
+SCALE_FRAMES = 50
+LEARNING_FRAMES = 150
+"""A camera's own frames before it is compared with them; the first ones of them set the scale."""
 # An alarm stays for so many looks after the evidence was last complete.
 HOLD = 100
 _RECENT = 64
 # Cells of the pools: quantiles of the reference, and beyond its ends steps in spreads.
 _QUANTILES = 120
 _BEYOND = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Of a camera's own pool: from its median outwards, in its own spreads.
+_OUTWARDS = np.concatenate([np.arange(0.05, 4.0, 0.1), np.geomspace(4.0, 64.0, 13)])
+_OWN_CELLS = np.concatenate([-_OUTWARDS[::-1], _OUTWARDS])
 # With this share of the evidence needed (on the log scale) for a change of the camera, worse parts are put down to it.
 _SUSPICION = 0.5
 _CALIBRATION, _OWN = 0, 1
@@ -170,6 +175,33 @@ def _cells(values: FloatArray, spread: float) -> FloatArray:
     return np.concatenate([inner[0] - steps[::-1], inner, inner[-1] + steps])
 
 
+class _Pool:
+    """Counts of values by cell. ``edges`` ``[signals, cells − 1]``; ``below`` ``[signals, cells + 1]``: values in the
+    cells before each, and in all of them as the last column.
+    """
+
+    def __init__(self, edges: NDArray[np.float64], below: NDArray[np.int64] | None = None) -> None:
+        self.edges = edges
+        self.below = np.zeros((edges.shape[0], edges.shape[1] + 2), np.int64) if below is None else below.copy()
+        self._rows, self._columns = np.arange(len(edges)), np.arange(self.below.shape[1])
+
+    @property
+    def totals(self) -> NDArray[np.int64]:
+        return self.below[:, -1]
+
+    def cells(self, values: FloatArray) -> NDArray[np.intp]:
+        """One a signal; NaN falls into the first."""
+        return np.count_nonzero(self.edges <= values[:, None], axis=1)
+
+    def places(self, cells: NDArray[np.intp], coins: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Randomised ranks among all values, 0..1; ``coins`` break ties."""
+        lower, upper = self.below[self._rows, cells], self.below[self._rows, cells + 1]
+        return np.asarray((lower + coins * (upper - lower + 1.0)) / (self.totals + 1.0))
+
+    def add(self, cells: NDArray[np.intp], seen: NDArray[np.bool_]) -> None:
+        self.below += (self._columns > cells[:, None]) & seen[:, None]
+
+
 class Monitor:
     """One camera. Not for several threads at once.
 
@@ -182,8 +214,9 @@ class Monitor:
         self._rules = rules
         self._coins = np.random.default_rng(seed)
         signals, bets = len(rules.signals), rules.odds.shape[1]
-        self._rows, self._columns = np.arange(signals), np.arange(rules.below.shape[1])
-        self._own_below = np.zeros_like(rules.below)
+        self._scale: list[FloatArray] = []  # the first values, until they have set the cells of the own pool
+        self._with_reference = _Pool(rules.edges, rules.below)
+        self._own = _Pool(np.full((signals, len(_OWN_CELLS)), np.inf))
         self._evidence = np.zeros((2, signals, bets))
         self._best = np.ones((2, signals, bets))  # of a bet begun at the best moment: tells when the change began
         self._began_frame = np.zeros((2, signals, bets), np.int64)  # that moment, as a frame and as a time
@@ -230,20 +263,18 @@ class Monitor:
 
     def _bet(self, values: FloatArray, now: float) -> list[Alarm]:
         """All signals at once: this runs for every frame. ``values`` ``[signals]``, NaN where there is none."""
-        rules, rows = self._rules, self._rows
-        cells = np.count_nonzero(rules.edges <= values[:, None], axis=1)
-        own = self._own_below[rows, cells], self._own_below[rows, cells + 1]
-        total = self._own_below[:, -1]
-        all_below = own[0] + rules.below[rows, cells], own[1] + rules.below[rows, cells + 1]
-        coins = self._coins.random((2, len(rows)))
-        places = np.empty((2, len(rows)))
-        for question, (lower, upper), among in (
-            (_CALIBRATION, all_below, total + rules.below[:, -1]),
-            (_OWN, own, total),
-        ):
-            places[question] = (lower + coins[question] * (upper - lower + 1.0)) / (among + 1.0)
+        rules = self._rules
+        coins = self._coins.random((2, len(values)))
+        cells, own_cells = self._with_reference.cells(values), self._own.cells(values)
+        places = np.stack(
+            [
+                self._with_reference.places(cells, coins[_CALIBRATION]),
+                self._own.places(own_cells, coins[_OWN]),
+            ]
+        )
         seen = np.isfinite(values)
-        active = np.stack([seen, seen & (total * rules.periods >= LEARNING_FRAMES)])
+        learned = self._own.totals * rules.periods >= LEARNING_FRAMES - SCALE_FRAMES
+        active = np.stack([seen, seen & learned])
         self._take(rules.odds[np.searchsorted(EDGES, places)], active[:, :, None], now)
         begun: list[Alarm] = []
         complete = active & ((self._evidence * rules.weights).sum(axis=2) >= rules.thresholds)
@@ -251,8 +282,22 @@ class Monitor:
             for question, row in np.argwhere(complete):
                 begun += self._complete(int(question), int(row), now)
         if not self._alarms:  # what looks changed must not become what is usual
-            self._own_below += (self._columns > cells[:, None]) & seen[:, None]
+            self._with_reference.add(cells, seen)
+            if len(self._scale) < SCALE_FRAMES:
+                self._set_scale(values)
+            else:
+                self._own.add(own_cells, seen)
         return begun
+
+    def _set_scale(self, values: FloatArray) -> None:
+        self._scale.append(values)
+        if len(self._scale) < SCALE_FRAMES:
+            return
+        first = np.stack(self._scale)
+        for row in range(first.shape[1]):
+            known = first[np.isfinite(first[:, row]), row]
+            if len(known):
+                self._own.edges[row] = np.median(known) + _spread(known) * _OWN_CELLS
 
     def _take(self, odds: FloatArray, active: NDArray[np.bool_], now: float) -> None:
         """``odds`` ``[2, signals, bets]``, ``active`` ``[2, signals, 1]``."""
@@ -290,11 +335,9 @@ class Monitor:
 
     def _own_middle(self, row: int) -> float:
         """Median of the camera's own frames, to the precision of a cell."""
-        below = self._own_below[row]
+        below = self._own.below[row]
         cell = max(0, int(np.searchsorted(below, below[-1] / 2.0)) - 1)
-        edges = self._rules.edges[row]
-        edges = edges[np.isfinite(edges)]
-        return float(np.mean(edges[max(0, cell - 1) : cell + 1]))
+        return float(np.mean(self._own.edges[row][max(0, cell - 1) : cell + 1]))
 
     def _shift(self, row: int, middle: float, frames: int = _RECENT) -> float:
         """How far the median of a signal's last so many frames is off, in spreads; 0 where there is none."""
@@ -332,7 +375,7 @@ class Monitor:
         strengths = self._strengths().max(axis=0)
         if not alarms:
             row = int(np.argmax(strengths))
-            learning = self._own_below[0, -1] < LEARNING_FRAMES
+            learning = self._own.totals[0] < LEARNING_FRAMES - SCALE_FRAMES
             state = DriftState.LEARNING if learning else DriftState.STEADY
             signal = self._rules.signals[row].name
             return Drift(state, signal, float(strengths[row]), self._off(row))

@@ -26,8 +26,10 @@ _SPECK_SIDE = 160
 BLOCK = 4
 # Grey values added before logarithms and ratios: below them a camera shows noise.
 _DARK = 4.0
-# A local difference from the surroundings, in px of the speck picture: wider than a speck of dust.
-_AROUND = 11
+# A place's surroundings, in px of the speck picture: wider than a speck of dust. What is darker or brighter than these
+# shares of their mean is cut off before they are averaged.
+_AROUND = (11, 11)
+_LEAST_SHARE, _MOST_SHARE = 0.9, 1.1
 # Of the speck picture: a speck of this many pixels is seen in full.
 _SPECK_PIXELS = 30
 # Specks are kept in 1/32 of the reference's spread, and cut off where a signed byte ends.
@@ -112,7 +114,7 @@ class Eyes:
         log units from the centre to the border.
         """
         y, x = (np.mgrid[:GRID, :GRID] - (GRID - 1) / 2) / (GRID / 2)
-        down, across = np.gradient(cv2.GaussianBlur(self.mean, (0, 0), 1.0))
+        down, across = np.gradient(self.mean)
         radius = (x * x + y * y) / 2.0
         basis = np.stack([np.ones_like(x), radius, x, y, -across, -down]).reshape(6, -1)
         weighted = basis / np.square(self.spread.ravel(), dtype=np.float64)
@@ -154,7 +156,8 @@ def dirt(block: NDArray[np.int8]) -> float:
     standing = np.maximum(np.maximum(block.min(axis=0), ~block.max(axis=0)), 0).astype(np.uint8)
     counts = np.bincount(cv2.GaussianBlur(standing, (5, 5), 1.0).ravel(), minlength=128)[::-1]
     taken = np.diff(np.minimum(np.cumsum(counts), _SPECK_PIXELS), prepend=0)
-    return float(taken @ np.arange(len(counts) - 1, -1, -1)) / (_SPECK_UNIT * min(_SPECK_PIXELS, standing.size))
+    total = float(taken @ np.arange(len(counts) - 1, -1, -1))
+    return total / (_SPECK_UNIT * min(_SPECK_PIXELS, int(standing.size)))
 
 
 def to_grey(pixels: NDArray[np.uint8]) -> Grey:
@@ -177,7 +180,10 @@ def speck_picture(grey: Grey) -> FloatArray:
     factor = max(2, -(-max(grey.shape) // _SPECK_SIDE))
     size = (grey.shape[1] // factor, grey.shape[0] // factor)
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32) + _DARK
-    return np.asarray(small / cv2.blur(small, (_AROUND, _AROUND)) - 1.0)
+    around = cv2.blur(small, _AROUND)
+    # A hole would darken the mean around it, and so brighten its surroundings: what differs much counts for less.
+    around = cv2.blur(np.clip(small, around * _LEAST_SHARE, around * _MOST_SHARE), _AROUND)
+    return np.asarray(small / around - 1.0)
 
 
 def _sharpness(grey: Grey, picture: Grey) -> tuple[float, float]:

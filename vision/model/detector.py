@@ -158,4 +158,4 @@ def embed(features: Tensor) -> Tensor:
     channels = means.shape[1]
     size = min(channels, EMBEDDING_SIZE)
     angle = torch.arange(size, device=means.device)[None] * (torch.arange(channels, device=means.device)[:, None] + 0.5)
-    return means @ (torch.cos(angle * (torch.pi / channels)) * (2.0 / channels) ** 0.5)
+    return torch.as_tensor(means @ (torch.cos(angle * (torch.pi / channels)) * (2.0 / channels) ** 0.5))
