@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from serving.batcher import Batcher
 from serving.drift import DriftWatch
 from serving.messages import FrameRequest, Timings
+from serving.priority import workers
 from serving.settings import ServerSettings
-from serving.stages import EncodedMaps, check_request, finish, prepare
-from serving.waiting import Ticket
+from serving.stages import (
+    EncodedMaps,
+    Finished,
+    check_request,
+    finish,
+    is_light,
+    is_light_to_finish,
+    prepare,
+)
+from serving.waiting import Ride, Ticket
 from vision.bundle import Manifest
 from vision.drift.monitor import Drift
 from vision.engine import Engine
 from vision.errors import DeadlineError, ShuttingDownError
 from vision.types import Inspection
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Pipeline:
         self._inside = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="frames")
+        self._pool = workers(settings.decode_threads, "frames")
         self._batcher = Batcher(
             engine.run,
             max_batch=settings.max_batch,
@@ -140,6 +145,7 @@ class Pipeline:
             deadline=deadline,
             size=0 if request.image is None else len(request.image.data),
             may_wait=accepted,
+            light=watch is None and is_light(request),
             instead_of=newest.ticket if newest is not None and newest.pipeline is self else None,
         )
         if newest is not None:
@@ -148,10 +154,7 @@ class Pipeline:
         self._idle.clear()
         try:
             ride = await ticket.ride
-            limit = self._settings.max_map_bytes
-            finished, finish_wait_s, finish_s = await self._in_pool(
-                deadline, lambda: finish(ride.outputs, ride.prepared, request, self._manifest, limit, watch)
-            )
+            finished, finish_wait_s, finish_s = await self._finish(ride, request, watch, deadline)
             self._batcher.release(ticket, finished=True)
         finally:
             self._batcher.release(ticket)
@@ -175,17 +178,21 @@ class Pipeline:
             finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size, finished.drift
         )
 
-    async def _in_pool(self, deadline: float | None, work: Callable[[], T]) -> tuple[T, float, float]:
-        """Run in a thread: the result, the seconds until it began and the seconds that it took."""
-        asked = self.clock()
+    async def _finish(
+        self, ride: Ride, request: FrameRequest, watch: DriftWatch | None, deadline: float | None
+    ) -> tuple[Finished, float, float]:
+        """The judged frame, the seconds until its judgement began and the seconds that it took."""
+        asked, manifest, limit = self.clock(), self._manifest, self._settings.max_map_bytes
 
-        def timed() -> tuple[T, float, float]:
+        def timed() -> tuple[Finished, float, float]:
             begun = self.clock()
             if deadline is not None and begun >= deadline:
                 raise _late(begun - deadline)
-            value = work()
-            return value, begun - asked, self.clock() - begun
+            finished = finish(ride.outputs, ride.prepared, request, manifest, limit, watch)
+            return finished, begun - asked, self.clock() - begun
 
+        if watch is None and is_light_to_finish(ride.outputs, ride.prepared, request.outputs, manifest):
+            return timed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
 
 

@@ -7,6 +7,8 @@ import ctypes
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 from serving.drift import DriftWatch
@@ -56,23 +58,20 @@ class Served:
             trim(0)
 
 
-async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float]) -> Served:
+async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float], opener: Executor) -> Served:
     """Verify a bundle, replay its golden frames and start its pipeline.
 
     All of it happens in threads: ONNX Runtime lets go of Python's lock while it builds a session, so that frames of
     other models are answered meanwhile (`benchmarks/swaps.py` measures it).
 
+    Args:
+        opener: of one thread, the same for every model: what an engine allocates stays with the thread that opens it.
+
     Raises:
         BundleError, ProviderError, ParityError: it must not serve; nothing of it is left behind.
     """
     bundle = await asyncio.to_thread(load_bundle, folder)
-    engine = await asyncio.to_thread(
-        bundle.engine,
-        provider=settings.provider,
-        precision=settings.precision,
-        strict=settings.strict_provider,
-        options=settings.engine_options,
-    )
+    engine = await asyncio.get_running_loop().run_in_executor(opener, partial(_open, bundle, settings))
     used = {"used": engine.provider, "precision": engine.precision, "fallback": engine.fallback}
     _log.info(Event("provider", asked=settings.provider, **used))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
@@ -88,6 +87,15 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
         await served.retire()
         raise
     return served
+
+
+def _open(bundle: Bundle, settings: ServerSettings) -> Engine:
+    return bundle.engine(
+        provider=settings.provider,
+        precision=settings.precision,
+        strict=settings.strict_provider,
+        options=settings.engine_options,
+    )
 
 
 def _watch(bundle: Bundle, engine: Engine, settings: ServerSettings, clock: Callable[[], float]) -> DriftWatch | None:

@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 
 from serving.drift import DriftWatch
 from serving.maps import EncodedMap, encode_map, encoded_size
-from serving.messages import EncodedImage, FrameRequest, Outputs
+from serving.messages import EncodedImage, FrameRequest, Outputs, RawImage
 from vision.bundle import Manifest
 from vision.drift.monitor import Drift
 from vision.drift.signals import Look
 from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
-from vision.postprocess import judge
+from vision.postprocess import has_regions, judge
 from vision.preprocess import decode_for, decode_image, decode_raw, to_model_input
 from vision.types import FloatArray, Frame, Inspection, ModelOutputs
 
 JPEG_QUALITY = 92
+# Steps that take less than some 0.2 ms are done where they stand: handing them to a thread and back costs more than
+# that, of a core that is needed elsewhere.
+_LIGHT_BYTES = 256 * 1024
+_LIGHT_PIXELS = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,11 @@ def check_request(request: FrameRequest, manifest: Manifest) -> None:
         raise EmptyRequestError("the request carries no image; set encoded or raw image bytes")
 
 
+def is_light(request: FrameRequest) -> bool:
+    """Whether ``prepare`` may be called on an event loop: little raw data, nothing to decode."""
+    return isinstance(request.image, RawImage) and len(request.image.data) <= _LIGHT_BYTES
+
+
 def prepare(
     request: FrameRequest,
     manifest: Manifest,
@@ -129,6 +138,15 @@ def prepare(
     return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0, seen)
 
 
+def is_light_to_finish(outputs: ModelOutputs, prepared: Prepared, wanted: Outputs, manifest: Manifest) -> bool:
+    """Whether ``finish`` may be called on an event loop: no pictures, and no search for regions in a large frame."""
+    if wanted.overlay or wanted.anomaly_map or wanted.saliency or wanted.attention or wanted.class_map:
+        return False
+    if not wanted.regions or prepared.frame_height * prepared.frame_width <= _LIGHT_PIXELS:
+        return True
+    return not has_regions(outputs, manifest)
+
+
 def finish(
     outputs: ModelOutputs,
     prepared: Prepared,
@@ -143,7 +161,8 @@ def finish(
         SettingsError: the maps do not fit into a reply.
     """
     wanted = request.outputs
-    inspection = judge(outputs, manifest, prepared.frame_height, prepared.frame_width)
+    regions = wanted.regions or wanted.overlay
+    inspection = judge(outputs, manifest, prepared.frame_height, prepared.frame_width, regions=regions)
     maps = _encode_maps(inspection, wanted, manifest, max_map_bytes)
     overlay = b""
     if prepared.frame is not None:
@@ -168,6 +187,8 @@ def _encode_maps(inspection: Inspection, wanted: Outputs, manifest: Manifest, ma
     classes: dict[str, FloatArray] = {}
     if wanted.class_map and inspection.class_map is not None:
         classes = _planes(inspection.class_map, manifest.defect_classes, manifest.defect_classes)
+    if not (saliency or attention or classes) and anomaly is None:
+        return EncodedMaps()
     every = [*saliency.values(), *attention.values(), *classes.values(), *([] if anomaly is None else [anomaly])]
     size = sum(encoded_size(plane, height, width, wanted.map_format) for plane in every)
     if size > max_map_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -73,7 +74,7 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
         model=message.model,
         model_version=message.model_version,
         timeout_ms=message.timeout_ms,
-        outputs=_outputs_from_proto(message.outputs),
+        outputs=_outputs_from_bytes(message.outputs.SerializeToString()),
         station=message.station,
     )
 
@@ -185,7 +186,10 @@ def _outputs_to_proto(outputs: Outputs) -> pb.Outputs:
     )
 
 
-def _outputs_from_proto(message: pb.Outputs) -> Outputs:
+@lru_cache(maxsize=256)
+def _outputs_from_bytes(data: bytes) -> Outputs:
+    """A camera asks for the same thing every time."""
+    message = pb.Outputs.FromString(data)
     try:
         map_format, mask_format = MapFormat(message.map_format), MaskFormat(message.mask_format)
     except ValueError as error:

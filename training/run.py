@@ -24,6 +24,7 @@ from training.loop import Trainer, make_accelerator, parameters
 from training.options import TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
+from training.subspace import fit_subspace
 from training.validate import Validation
 from vision.bundle import Manifest
 from vision.console import plain, say
@@ -80,6 +81,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         reconstruction=recipe.reconstruction,
         class_map=recipe.class_map,
         mixer=options.mixer,
+        subspace=recipe.subspace,
     )
     identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
     _open_folder(out, identity, resume=resume)
@@ -107,7 +109,11 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
     progress = trainer.fit(resume=resume)
 
+    # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
+    # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
+    fit_subspace(detector, [stores["train"]])
     outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
+    fit_subspace(detector, list(stores.values()), again=True)
     figures = {
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,

@@ -73,6 +73,11 @@ def decide(
 
 def softmax(logits: FloatArray) -> FloatArray:
     """Over the last axis, in float64 inside, so that equal logits give equal scores on every machine."""
+    if logits.ndim == 1:  # of one frame: NumPy's way takes three times as long for a handful
+        peak = float(logits.max())
+        exponentials = [math.exp(value - peak) for value in logits.tolist()]
+        total = sum(exponentials)
+        return np.array([value / total for value in exponentials], np.float32)
     values = logits.astype(np.float64)
     values = np.exp(values - values.max(axis=-1, keepdims=True))
     scores: FloatArray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)

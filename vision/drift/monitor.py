@@ -191,7 +191,7 @@ class _Pool:
 
     def cells(self, values: FloatArray) -> NDArray[np.intp]:
         """One a signal; NaN falls into the first."""
-        return np.count_nonzero(self.edges <= values[:, None], axis=1)
+        return np.asarray(np.count_nonzero(self.edges <= values[:, None], axis=1), np.intp)
 
     def places(self, cells: NDArray[np.intp], coins: NDArray[np.float64]) -> NDArray[np.float64]:
         """Randomised ranks among all values, 0..1; ``coins`` break ties."""
