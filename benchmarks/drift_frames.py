@@ -42,17 +42,21 @@ class Station:
     defective: list[Frame] = field(default_factory=list)
 
 
-def magnetic_tile(root: Path, *, chosen_on: str = "test") -> list[Station]:
+def magnetic_tile(root: Path, *, chosen_on: str = "test", reference_of: str = "all") -> list[Station]:
     """All six exposure settings in one stream, then each of them alone (``exp1`` ... ``exp6`` in the file names).
 
     Args:
         chosen_on: ``test`` streams the test part; ``validation`` streams a random quarter of the training folder
             against the rest of it, for choices that must not see a test image.
+        reference_of: ``calibration`` makes the reference of the calibration images alone, which are stretches of
+            production, instead of ``all`` good images of the training folder.
     """
     data = read_data(root)
     parts = split(data, 0)
     good = [sample for sample in data.train if sample.label == GOOD]
     reference, stream = good, [sample for sample in data.test if sample.label == GOOD]
+    if reference_of == "calibration":
+        reference = list(parts.calibration)
     if chosen_on == "validation":
         order = np.random.default_rng(0).permutation(len(good))
         reference, stream = ([good[place] for place in some] for some in np.split(order, [3 * len(good) // 4]))

@@ -12,7 +12,7 @@ import click
 from serving.cameras import worst
 from serving.words import duration, printable
 from vision.console import EXIT_FAILURE, exits_cleanly, finish
-from vision.drift.monitor import DriftState
+from vision.drift.states import DriftState
 
 if TYPE_CHECKING:
     from serving.live import CameraDrift, CameraStatus, DriftAlarm, ServerStatus
@@ -29,7 +29,7 @@ _LATE, _TURNED_AWAY, _BUGS = ("DEADLINE_PASSED",), ("OVERLOADED",), ("INTERNAL",
 _HEADS = {
     DriftState.CAMERA_CHANGED: "the camera has changed",
     DriftState.PARTS_WORSE: "the parts have got worse; the camera is as it was",
-    DriftState.LOOK_CHANGED: "frames look different, and no signal of the camera says how",
+    DriftState.UNCLEAR: "something has changed, and it is not clear whether the camera or the parts",
 }
 
 

@@ -15,9 +15,11 @@ from serving.accounting import LONGEST_NAME, MAX_CAMERAS
 from serving.live import CameraDrift, DriftAlarm, ServerStatus
 from serving.logs import Event
 from serving.messages import ModelIdentity, WatchInfo
-from vision.drift.monitor import Alarm, Drift, Monitor, Report, Rules
+from vision.drift.monitor import Monitor
 from vision.drift.reference import SIGNALS, Reference
+from vision.drift.rules import Rules
 from vision.drift.signals import Look
+from vision.drift.states import Alarm, Drift, Report
 from vision.types import ModelOutputs
 
 _log = logging.getLogger(__name__)

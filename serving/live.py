@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.messages import ModelIdentity
-from vision.drift.monitor import Drift, Level
+from vision.drift.states import Drift, Level
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.decision import OperatingPoint
-from vision.drift.monitor import Drift
+from vision.drift.states import Drift
 from vision.errors import DefectLensError, SettingsError
 from vision.preprocess import PixelFormat, raw_pixels
 from vision.types import Frame, Inspection

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from serving.drift import DriftWatch
 from serving.stations import Stations
-from vision.drift.monitor import DriftState
+from vision.drift.states import DriftState
 
 _STATES = [state for state in DriftState if state is not DriftState.NOT_WATCHED]
 

@@ -23,7 +23,7 @@ from serving.stages import (
 )
 from serving.waiting import Ride, Ticket
 from vision.bundle import Manifest
-from vision.drift.monitor import Drift
+from vision.drift.states import Drift
 from vision.engine import Engine
 from vision.errors import DeadlineError, ShuttingDownError
 from vision.types import Inspection

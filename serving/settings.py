@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from vision.drift.monitor import FRAMES_PER_ALARM
+from vision.drift.rules import FRAMES_PER_ALARM
 from vision.engine import EngineOptions, Precision, Provider, check_choice
 from vision.errors import SettingsError
 from vision.preprocess import MAX_PIXELS

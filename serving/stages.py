@@ -14,8 +14,8 @@ from serving.drift import DriftWatch
 from serving.maps import EncodedMap, encode_map, encoded_size
 from serving.messages import EncodedImage, FrameRequest, Outputs, RawImage
 from vision.bundle import Manifest
-from vision.drift.monitor import Drift
 from vision.drift.signals import Look
+from vision.drift.states import Drift
 from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
 from vision.postprocess import has_regions, judge

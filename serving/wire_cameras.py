@@ -11,7 +11,7 @@ from serving.live import CameraDrift, DriftAlarm, StationStatus
 from serving.messages import ModelIdentity
 from serving.stations import StationCheck
 from serving.wire_drift import drift_from_proto, drift_to_proto
-from vision.drift.monitor import Level
+from vision.drift.states import Level
 
 _NS_PER_S = 1_000_000_000
 

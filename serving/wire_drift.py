@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from serving.messages import WatchInfo
-from vision.drift.monitor import Drift, DriftState
+from vision.drift.states import Drift, DriftState
 
 
 def drift_to_proto(drift: Drift) -> pb.Drift:
@@ -19,7 +19,7 @@ def drift_from_proto(message: pb.Drift) -> Drift:
     try:
         state = DriftState(message.state)
     except ValueError:  # a state of a later contract
-        state = DriftState.LOOK_CHANGED
+        state = DriftState.UNCLEAR
     return Drift(state, message.signal, message.strength, message.shift)
 
 

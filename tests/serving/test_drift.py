@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.serving.test_cli import run, serving
 from tests.serving.test_metrics import scrape, value
 from tests.serving.test_models_cli import admin_address
 from vision.bundle import load_bundle, write_manifest
-from vision.drift.monitor import DriftState
+from vision.drift.states import DriftState
 from vision.errors import BundleError, SettingsError
 
 
@@ -149,9 +150,10 @@ def test_a_reference_that_cannot_be_used_is_refused(watched: Path, tmp_path: Pat
     manifest = load_bundle(folder).manifest
     (folder / "drift/reference.npz").write_bytes(b"PK")
     write_manifest(folder, manifest)
-    loading = load(folder, ServerSettings(bundle=folder), time.monotonic)
-    with pytest.raises(BundleError, match=r"reference\.npz"):
-        asyncio.run(loading)
+    with ThreadPoolExecutor(1) as opener:
+        loading = load(folder, ServerSettings(bundle=folder), time.monotonic, opener)
+        with pytest.raises(BundleError, match=r"reference\.npz"):
+            asyncio.run(loading)
 
 
 def test_settings_that_mean_nothing_are_refused(bundle: Path) -> None:

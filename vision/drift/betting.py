@@ -43,19 +43,27 @@ SMALL_AND_LARGE, LARGE = (0.5, 1.0, 2.0, 3.0), (1.0, 2.0, 3.0)
 # the other end empty.
 _ENDS = ((0.02, 8.0), (0.05, 4.0))
 _EMPTY_SHARE, _EMPTY_ODDS = 0.15, 0.15
+# A few frames far out, and the others as before: some parts in a hundred are defective.
+_OUTLIERS = ((0.01, 10.0), (0.03, 5.0))
 
 
-def upward_bets(shifts: tuple[float, ...], *, ends: bool) -> FloatArray:
-    """Odds of bets on higher values, float32 ``[bets, len(EDGES) + 1]``; read backwards, they bet on lower ones.
+def bets_on_shifts(shifts: tuple[float, ...]) -> FloatArray:
+    """Odds on higher values, float32 ``[bets, len(EDGES) + 1]``; read backwards, these are odds on lower ones.
 
     Args:
         shifts: of normal values, in standard deviations.
-        ends: bet on the ends of the distribution too.
     """
-    bets = [_shifted(shift) for shift in shifts]
-    if ends:
-        bets += [_end(share, odds) for share, odds in _ENDS]
-    return np.array(bets, np.float32)
+    return np.array([_shifted(shift) for shift in shifts], np.float32)
+
+
+def bets_on_ends() -> FloatArray:
+    """Likewise, on values beyond one end of what there was, and an empty other end."""
+    return np.array([_end(share, odds, _EMPTY_ODDS) for share, odds in _ENDS], np.float32)
+
+
+def bets_on_outliers() -> FloatArray:
+    """Likewise, on a few values far out."""
+    return np.array([_end(share, odds, 1.0) for share, odds in _OUTLIERS], np.float32)
 
 
 def _shifted(shift: float) -> FloatArray:
@@ -64,10 +72,10 @@ def _shifted(shift: float) -> FloatArray:
     return _fair(np.diff(cdf) / _WIDTHS)
 
 
-def _end(share: float, odds: float) -> FloatArray:
+def _end(share: float, odds: float, empty_odds: float) -> FloatArray:
     upper = np.clip((_BORDERS[1:] - (1.0 - share)) / _WIDTHS, 0.0, 1.0)
     lower = np.clip((_EMPTY_SHARE - _BORDERS[:-1]) / _WIDTHS, 0.0, 1.0)
-    return _fair((1.0 + (odds - 1.0) * upper) * (1.0 - (1.0 - _EMPTY_ODDS) * lower))
+    return _fair((1.0 + (odds - 1.0) * upper) * (1.0 - (1.0 - empty_odds) * lower))
 
 
 def _fair(odds: NDArray[np.float64]) -> FloatArray:

@@ -220,8 +220,8 @@ class _DriftStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftState
     """Focus, light, framing or dirt."""
     DRIFT_PARTS_WORSE: _DriftState.ValueType  # 4
     """Anomaly scores rise, and the camera is as it was."""
-    DRIFT_LOOK_CHANGED: _DriftState.ValueType  # 5
-    """Frames look different to the model in a way that no signal of the camera names."""
+    DRIFT_UNCLEAR: _DriftState.ValueType  # 5
+    """Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
 
 class DriftState(_DriftState, metaclass=_DriftStateEnumTypeWrapper):
     """What is said of a camera. Each alarm comes with a bound on false ones; see DriftWatch."""
@@ -234,8 +234,8 @@ DRIFT_CAMERA_CHANGED: DriftState.ValueType  # 3
 """Focus, light, framing or dirt."""
 DRIFT_PARTS_WORSE: DriftState.ValueType  # 4
 """Anomaly scores rise, and the camera is as it was."""
-DRIFT_LOOK_CHANGED: DriftState.ValueType  # 5
-"""Frames look different to the model in a way that no signal of the camera names."""
+DRIFT_UNCLEAR: DriftState.ValueType  # 5
+"""Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
 Global___DriftState: _TypeAlias = DriftState  # noqa: Y015
 
 @_typing.final
