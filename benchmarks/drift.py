@@ -228,9 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     clean: list[dict[str, Any]] = []
     cost = None
-    print(
-        f"| station | change | clean frames before | alarm within {WITHIN} | median | missed | early | said at first | later |"
-    )
+    heads = ("station", "change", "clean frames before", f"alarm within {WITHIN}", "median", "missed", "early")
+    print("| " + " | ".join((*heads, "said at first", "later")) + " |")
     print("|---|---|---|---|---|---|---|---|---|")
     for station in stations(chosen):
         if chosen.only is not None and chosen.only not in station.name:

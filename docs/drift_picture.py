@@ -1,7 +1,7 @@
-"""Makes the pictures of docs/drift.md: ``python -m docs.drift_picture RESULTS.json``.
+"""Makes the pictures of docs/drift.md: ``python -m docs.drift_picture RESULTS.json ...``.
 
-RESULTS.json is what ``python -m benchmarks.drift ... --out RESULTS.json`` wrote. The other pictures are of the drawn
-plates of ``docs/picture.py``, so that they may be shared; whatever is computed is computed by the product.
+The files are what ``python -m benchmarks.drift ... --out RESULTS.json`` wrote. The other pictures are of the drawn plates
+of ``docs/picture.py``, so that they may be shared; whatever is computed is computed by the product.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parent
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 _CLEAN, _AFTER = 250, 60
+# Clean frames before the change, of the rows that are drawn.
+_BEFORE = 300
 
 
 def main() -> None:
@@ -33,8 +35,8 @@ def main() -> None:
     bench = Bench(plates()[0], None, 100_000, own_only=False)
     evidence(bench)
     signals(bench)
-    if len(sys.argv) > 1:
-        delays(json.loads(Path(sys.argv[1]).read_text()))
+    if rows := [row for path in sys.argv[1:] for row in json.loads(Path(path).read_text())["rows"]]:
+        delays([row for row in rows if row["clean_before"] == _BEFORE])
 
 
 def evidence(bench: Bench) -> None:
@@ -97,10 +99,8 @@ def _shifts(bench: Bench, change: str, names: list[str]) -> FloatArray:
     return np.asarray((medians - bench.rules.middle) / bench.rules.spread)
 
 
-def delays(results: dict[str, Any]) -> None:
+def delays(rows: list[dict[str, Any]]) -> None:
     """Frames until the alarm, by station and change; what was missed stands at the right border."""
-    latest = max(row["clean_before"] for row in results["rows"])
-    rows = [row for row in results["rows"] if row["clean_before"] == latest]
     changes = [change for change in CHANGES if any(row["change"] == change for row in rows)]
     stations = list(dict.fromkeys(row["station"] for row in rows))
     figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")

@@ -56,6 +56,7 @@ class Rules:
         self.odds, self.weights = self._bets()
         if not against_calibration:
             self.weights[CALIBRATION] = 0.0
+        self.is_made = self.weights > 0.0
 
     def row(self, name: str) -> int:
         """The place of a signal that is watched."""
