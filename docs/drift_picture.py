@@ -1,7 +1,7 @@
 """Makes the pictures of docs/drift.md: ``python -m docs.drift_picture RESULTS.json ...``.
 
-The files are what ``python -m benchmarks.drift ... --out RESULTS.json`` wrote. The other pictures are of the drawn plates
-of ``docs/picture.py``, so that they may be shared; whatever is computed is computed by the product.
+The files are what ``python -m benchmarks.drift ... --out RESULTS.json`` wrote. The other pictures are of the drawn
+plates of ``docs/picture.py``, so that they may be shared; whatever is computed is computed by the product.
 """
 
 from __future__ import annotations
