@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
 from serving import memory
 from serving.logs import LogFormat, set_up_serving_logs
-from serving.settings import ServerSettings, is_loopback
+from serving.settings import DriftMode, ServerSettings, is_loopback, parse_stations
 from serving.tuned import read_tuned
 from vision.bundle import Bundle, load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
+from vision.drift.reference import bundle_reference
 from vision.engine import PRECISIONS
 from vision.errors import SettingsError
 
@@ -109,6 +110,29 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--traces", metavar="URL", help="Send OpenTelemetry spans to this OTLP/gRPC collector; needs the extra `otel`."
 )
 @click.option(
+    "--drift",
+    type=click.Choice(get_args(DriftMode)),
+    default=_DEFAULTS["drift"],
+    show_default=True,
+    help="Compare cameras with the calibration's frames and their own first ones, with their own alone, or not at all.",
+)
+@click.option(
+    "--drift-frames-per-alarm",
+    type=int,
+    default=_DEFAULTS["drift_frames_per_alarm"],
+    show_default=True,
+    help="At most one false alarm of a camera in so many frames on average; fewer frames notice changes sooner.",
+)
+@click.option(
+    "--station",
+    "stations",
+    multiple=True,
+    metavar="NAME[=CAMERA,...]",
+    help="A station that is checked with master parts, and its cameras. Repeat it for more.",
+)
+@click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
+@click.option("--override-token-file", type=_FILE, help="Holds the token that `defectlens override` has to know.")
+@click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
@@ -124,6 +148,7 @@ def serve(
     verbose: bool,
     log_format: LogFormat,
     tuned: Path | None,
+    stations: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -134,11 +159,15 @@ def serve(
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
       defectlens serve --bundle bundles/parts --provider openvino --precision bf16
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
+      defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052 --station press-3=left,right \\
+        --station-log stations.jsonl --override-token-file token
     """
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
         options |= _tuned_options(context, tuned, bundles[0])
-    settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
+    settings = ServerSettings(
+        bundle=bundles[0], further_bundles=bundles[1:], stations=parse_stations(stations), **options
+    )
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
     if not settings.is_loopback:
@@ -297,7 +326,7 @@ def info(bundle: Path | None, server: str | None, as_json: bool) -> None:
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
+    manifest, reference = bundle.manifest, bundle_reference(bundle)
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -311,6 +340,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "operating_point": asdict(manifest.operating_point),
         "precisions": bundle.precisions,
         "check_frames": bundle.has_check_frames,
+        "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
         "calibration_images": len(manifest.calibration_scores),
         "metrics": manifest.metrics,
         "parity": manifest.parity,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.drift import DriftWatch
 from serving.logs import Event
 from serving.messages import FrameRequest, ModelInfo
 from serving.priority import workers
@@ -65,6 +66,12 @@ class Fleet:
     def served(self) -> tuple[ModelInfo, ...]:
         """The version that serves of each model, the default one first."""
         return tuple(model.serving.info for model in self.models.values())
+
+    @property
+    def watches(self) -> tuple[DriftWatch, ...]:
+        """Over the cameras of the versions that serve."""
+        watches = (model.serving.watch for model in self.models.values())
+        return tuple(watch for watch in watches if watch is not None)
 
     @property
     def queue_depth(self) -> int:

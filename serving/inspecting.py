@@ -186,6 +186,7 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "provider": reply.provider,
         "provider_fallback": reply.provider_fallback,
         "precision": reply.precision,
+        "drift": None if reply.drift is None else {**asdict(reply.drift), "state": reply.drift.state.name},
         "overlay": overlay,
         "error": None,
     }

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
+from serving.drift import DriftWatch
 from serving.logs import Event
 from serving.memory import give_back
 from serving.messages import Limits, ModelIdentity, ModelInfo
@@ -17,6 +18,7 @@ from serving.pipeline import Pipeline
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
 from vision.console import plain
+from vision.drift.reference import bundle_reference
 from vision.engine import Engine
 from vision.parity import MAP_TOLERANCE, SCORE_TOLERANCE
 
@@ -26,9 +28,10 @@ _log = logging.getLogger(__name__)
 class Served:
     """A version of a model that is ready to answer."""
 
-    def __init__(self, info: ModelInfo, engine: Engine, pipeline: Pipeline) -> None:
+    def __init__(self, info: ModelInfo, engine: Engine, pipeline: Pipeline, watch: DriftWatch | None = None) -> None:
         self.info = info
         self.pipeline = pipeline
+        self.watch = watch
         self._engine = engine
 
     @property
@@ -69,8 +72,10 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     _log.info(Event("provider", asked=settings.provider, **used))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
     worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
-    pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
-    served = Served(describe(bundle, engine, settings, differences), engine, pipeline)
+    watch = await asyncio.to_thread(_watch, bundle, engine, settings, clock)
+    pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock, watch=watch)
+    info = describe(bundle, engine, settings, differences, watch)
+    served = Served(info, engine, pipeline, watch)
     _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
     try:
         await pipeline.start()
@@ -89,11 +94,34 @@ def _open(bundle: Bundle, settings: ServerSettings) -> Engine:
     )
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float]) -> ModelInfo:
+def _watch(bundle: Bundle, engine: Engine, settings: ServerSettings, clock: Callable[[], float]) -> DriftWatch | None:
+    """The watch over cameras, where it is wanted and the bundle has a reference for it."""
+    reference = bundle_reference(bundle)
+    if settings.drift == "off" or reference is None:
+        _log.info(Event("cameras_not_watched", reason="--drift off" if settings.drift == "off" else "no reference"))
+        return None
+    return DriftWatch(
+        reference,
+        _identity(bundle),
+        frames_per_alarm=settings.drift_frames_per_alarm,
+        against_calibration=settings.drift == "calibration",
+        compares_embeddings=engine.precision == "fp32",
+        clock=clock,
+    )
+
+
+def _identity(bundle: Bundle) -> ModelIdentity:
+    manifest = bundle.manifest
+    return ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest)
+
+
+def describe(
+    bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float], watch: DriftWatch | None = None
+) -> ModelInfo:
     """What GetModel says."""
     manifest = bundle.manifest
     return ModelInfo(
-        model=ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest),
+        model=_identity(bundle),
         created=manifest.created,
         classes=manifest.classes,
         good_class=manifest.good_class,
@@ -120,4 +148,5 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dic
             max_shared_bytes=settings.offered_shared_bytes,
         ),
         fast_decode=settings.fast_decode,
+        drift=None if watch is None else watch.info,
     )

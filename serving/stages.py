@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.drift import DriftWatch
 from serving.maps import EncodedMap, encode_map, encoded_size
 from serving.messages import EncodedImage, FrameRequest, Outputs, RawImage
 from vision.bundle import Manifest
+from vision.drift.signals import Look
+from vision.drift.states import Drift
 from vision.errors import EmptyRequestError, SettingsError, UnknownClassError
 from vision.overlay import render_overlay
 from vision.postprocess import has_regions, judge
@@ -28,7 +31,9 @@ _LIGHT_PIXELS = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The model's input, uint8 ``[H, W, 3]`` RGB. ``frame`` is kept only where an overlay is to be drawn on it."""
+    """The model's input, uint8 ``[H, W, 3]`` RGB. ``frame`` is kept only where an overlay is to be drawn on it, and
+    ``look`` where the camera is watched.
+    """
 
     pixels: NDArray[np.uint8]
     frame: Frame | None
@@ -36,6 +41,7 @@ class Prepared:
     frame_width: int
     decode_ms: float
     preprocess_ms: float
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Finished:
     inspection: Inspection
     maps: EncodedMaps
     overlay_jpeg: bytes
+    drift: Drift | None = None
 
 
 def check_request(request: FrameRequest, manifest: Manifest) -> None:
@@ -79,12 +86,20 @@ def is_light(request: FrameRequest) -> bool:
     return isinstance(request.image, RawImage) and len(request.image.data) <= _LIGHT_BYTES
 
 
-def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_decode: bool = False) -> Prepared:
+def prepare(
+    request: FrameRequest,
+    manifest: Manifest,
+    max_pixels: int,
+    *,
+    fast_decode: bool = False,
+    look: Callable[[NDArray[np.uint8]], Look] | None = None,
+) -> Prepared:
     """Decode and bring to the model's size.
 
     Args:
         fast_decode: take a reduced scale of JPEGs much larger than the model's input. An overlay is drawn on the full
             picture all the same, which is then decoded too: what is asked for besides must not change the verdict.
+        look: measures the model's input for the watch over the camera.
 
     Raises:
         ImageError, EmptyRequestError: the image cannot be used.
@@ -118,8 +133,9 @@ def prepare(request: FrameRequest, manifest: Manifest, max_pixels: int, *, fast_
     if isinstance(image.data, memoryview) and np.may_share_memory(pixels, frame):
         # A frame of the model's own size. Whoever keeps the input a little longer must not keep a camera's memory.
         pixels = pixels.copy()
+    seen = None if look is None else look(pixels)
     done = time.perf_counter()
-    return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0)
+    return Prepared(pixels, kept, height, width, (decoded - start) * 1000.0, (done - decoded) * 1000.0, seen)
 
 
 def is_light_to_finish(outputs: ModelOutputs, prepared: Prepared, wanted: Outputs, manifest: Manifest) -> bool:
@@ -132,13 +148,19 @@ def is_light_to_finish(outputs: ModelOutputs, prepared: Prepared, wanted: Output
 
 
 def finish(
-    outputs: ModelOutputs, prepared: Prepared, wanted: Outputs, manifest: Manifest, max_map_bytes: int
+    outputs: ModelOutputs,
+    prepared: Prepared,
+    request: FrameRequest,
+    manifest: Manifest,
+    max_map_bytes: int,
+    watch: DriftWatch | None = None,
 ) -> Finished:
-    """Judge one frame, and make the maps and the overlay that are wanted.
+    """Judge one frame, make the maps and the overlay that are wanted, and show the frame to the watch over its camera.
 
     Raises:
         SettingsError: the maps do not fit into a reply.
     """
+    wanted = request.outputs
     regions = wanted.regions or wanted.overlay
     inspection = judge(outputs, manifest, prepared.frame_height, prepared.frame_width, regions=regions)
     maps = _encode_maps(inspection, wanted, manifest, max_map_bytes)
@@ -147,7 +169,10 @@ def finish(
         picture = render_overlay(prepared.frame, inspection, manifest, class_name=wanted.overlay_class or None)
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         overlay = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    return Finished(inspection, maps, overlay)
+    drift = None
+    if watch is not None and prepared.look is not None:
+        drift = watch.feed(request.camera_id, prepared.look, outputs)
+    return Finished(inspection, maps, overlay, drift)
 
 
 def _names(chosen: tuple[str, ...] | str, classes: tuple[str, ...]) -> tuple[str, ...]:

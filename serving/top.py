@@ -14,10 +14,12 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from serving.cameras import worst
+from serving.words import duration, printable
 from vision.console import exits_cleanly, plain
 
 if TYPE_CHECKING:
-    from serving.live import FrameCounts, ServerStatus
+    from serving.live import CameraStatus, FrameCounts, ServerStatus
 
 _TIMEOUT_S = 5.0
 _MOST_ROWS = 30
@@ -97,12 +99,19 @@ def line(status: ServerStatus, before: ServerStatus | None) -> str:
     words |= {"queue": status.queue_depth, "in_flight": total.in_flight, "received": total.received}
     words |= {"verdicts": total.verdicts, "no_verdicts": total.no_verdicts, "errors": total.errors}
     words |= dict(sorted(total.by_verdict.items()))
+    words |= {
+        f"drift[{printable(camera.camera_id)}]": f"{found.now.state.name}:{found.now.signal}"
+        for camera in status.cameras
+        if (found := worst(camera.drift)) is not None and found.now.state.is_alarm
+    }
+    if stopped := [station.station for station in status.stations if not station.serving]:
+        words["stopped"] = ",".join(map(printable, stopped))
     return " ".join(f"{key}={value}" for key, value in words.items())
 
 
 def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> RenderableType:
     """One look for a terminal."""
-    parts: list[RenderableType] = [Text(f"{server}  up {_duration(status.uptime_s)}", "bold")]
+    parts: list[RenderableType] = [Text(f"{server}  up {duration(status.uptime_s)}", "bold")]
     for served in status.served:
         model = served.model
         fallback = "  FALLBACK" if served.provider_fallback else ""
@@ -124,7 +133,7 @@ def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> R
             values = (times.p50_ms, times.p99_ms, times.max_ms)
             stages.add_row(times.stage, *(f"{value:.1f}" for value in values))
         parts += [Text(f"\nthe last {status.recent.seconds:.0f} s", "dim"), stages]
-    parts += [Text(""), _cameras(status, before)]
+    parts += [Text(""), _cameras(status, before), *_stations(status)]
     if status.errors:
         mix = ", ".join(f"{code} {count}" for code, count in sorted(status.errors.items()))
         parts.append(Text(f"\nerrors: {mix}", "red"))
@@ -133,25 +142,43 @@ def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> R
 
 def _cameras(status: ServerStatus, before: ServerStatus | None) -> Table:
     heads = ("received", "per s", "PASS", "REJECT", "REVIEW", "NO_VERDICT", "errors", "in flight", "last seen")
-    table = Table("camera", *map(_number, heads), box=None)
+    watched = any(camera.drift for camera in status.cameras)
+    table = Table("camera", *map(_number, heads), *(["drift"] if watched else []), box=None)
     then = {} if before is None else {camera.camera_id: camera.counts for camera in before.cameras}
     seconds = 0.0 if before is None else status.uptime_s - before.uptime_s
 
-    def row(name: Text, counts: FrameCounts, earlier: FrameCounts | None, age: str) -> None:
+    def row(name: Text, counts: FrameCounts, earlier: FrameCounts | None, age: str, drift: Text | None = None) -> None:
         known = before is not None
         rate = (counts.received - (earlier.received if earlier else 0)) / seconds if known else None
         verdicts = [counts.by_verdict.get(verdict, 0) for verdict in ("PASS", "REJECT", "REVIEW", "NO_VERDICT")]
         values = [counts.received, "" if rate is None else f"{rate:.1f}", *verdicts, counts.errors, counts.in_flight]
-        table.add_row(name, *map(str, values), age)
+        table.add_row(name, *map(str, values), age, *([drift or ""] if watched else []))
 
     row(Text("all", "bold"), status.total, None if before is None else before.total, "")
     latest = sorted(status.cameras, key=lambda camera: camera.last_frame_age_s)
     for camera in sorted(latest[:_MOST_ROWS], key=lambda camera: camera.camera_id):
-        age = f"{_duration(camera.last_frame_age_s)} ago"
-        row(Text(_printable(camera.camera_id) or "(no name)"), camera.counts, then.get(camera.camera_id), age)
+        age = f"{duration(camera.last_frame_age_s)} ago"
+        name = Text(printable(camera.camera_id) or "(no name)")
+        row(name, camera.counts, then.get(camera.camera_id), age, _drift(camera))
     if len(latest) > _MOST_ROWS:
         table.add_row(Text(f"and {len(latest) - _MOST_ROWS} that were silent for longer", "dim"))
     return table
+
+
+def _drift(camera: CameraStatus) -> Text:
+    """What the watch says of a camera, for example ``CAMERA_CHANGED focus -3.4``."""
+    found = worst(camera.drift)
+    if found is None:
+        return Text("")
+    now = found.now
+    if not now.state.is_alarm:
+        return Text(now.state.name, "dim")
+    return Text(f"{now.state.name} {now.signal} {now.shift:+.1f}", "bold red")
+
+
+def _stations(status: ServerStatus) -> list[RenderableType]:
+    stopped = [station for station in status.stations if not station.serving]
+    return [Text(f"\nstation {printable(one.station)} STOPPED: {one.reason}", "bold red") for one in stopped]
 
 
 def _rate(status: ServerStatus, before: ServerStatus | None) -> float:
@@ -165,16 +192,3 @@ def _rate(status: ServerStatus, before: ServerStatus | None) -> float:
 
 def _number(head: str) -> Column:
     return Column(head, justify="right")
-
-
-def _printable(name: str) -> str:
-    """Names come from cameras, and must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: ``3 s``, ``5 min 3 s``, ``2 h 5 min``, ``4 d 2 h``."""
-    for size, name, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {name} {seconds % size // smaller:.0f} {small}"
-    return f"{seconds:.0f} s"

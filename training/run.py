@@ -19,6 +19,7 @@ from training import checkpoint
 from training.batches import FrameStore
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, read_frame
+from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
@@ -28,6 +29,7 @@ from training.validate import Validation
 from vision.bundle import Manifest
 from vision.console import plain, say
 from vision.decision import OperatingPoint
+from vision.drift.reference import REFERENCE, Reference, read_reference, write_reference
 from vision.errors import DataError, InputError, SettingsError
 from vision.model.backbone import load_pretrained
 from vision.model.config import ModelConfig
@@ -47,6 +49,7 @@ _LARGEST_ASPECT = 4.0
 class Run:
     """A finished run: the calibrated detector, what the bundle's manifest will say, and golden frames at input size,
     uint8 ``[N, H, W, 3]``. ``probes`` is None in runs of earlier versions: their bundles serve in fp32 alone.
+    ``reference`` is None there too, and where good images are few: their bundles watch for no drift.
     """
 
     detector: Detector
@@ -54,6 +57,7 @@ class Run:
     golden: Frame
     figures: dict[str, Any]
     probes: Probes | None
+    reference: Reference | None = None
 
 
 def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) -> Run:
@@ -142,13 +146,16 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     )
     golden = _golden_frames(stores)
     probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed)
+    reference = drift_reference(detector, stores, outcome.scores)
     if accelerator.is_main_process:
         checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
         save_file({"frames": golden}, out / GOLDEN_FILE)
         save_file(asdict(probes), out / PROBES_FILE)
+        if reference is not None:
+            write_reference(out, reference)
         document = {**identity, "manifest": asdict(manifest), "figures": figures}
         (out / RUN_FILE).write_text(json.dumps(plain(document), indent=2), encoding="utf-8")
-    return Run(detector, manifest, golden, figures, probes)
+    return Run(detector, manifest, golden, figures, probes, reference)
 
 
 def load_run(folder: Path) -> Run:
@@ -176,7 +183,8 @@ def load_run(folder: Path) -> Run:
     detector = Detector(ModelConfig.from_dict(document["model"]))
     checkpoint.load(folder / MODEL_FILE, detector)
     probes = Probes(**load_file(folder / PROBES_FILE)) if (folder / PROBES_FILE).is_file() else None
-    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"], probes)
+    reference = read_reference(folder) if (folder / REFERENCE).is_file() else None
+    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"], probes, reference)
 
 
 def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:

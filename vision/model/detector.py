@@ -19,10 +19,13 @@ from vision.model.tokens import TokenFusion, stretch_to, to_maps
 # The anomaly score is the mean of this share of the map's largest values: one noisy pixel cannot make a reject, and
 # the score is explained exactly by the pixels that enter it.
 TOP_SHARE = 0.01
+# Numbers that stand for a frame as a whole when it is compared with others: enough to tell pictures apart, few enough
+# that a hundred good frames tell their covariance.
+EMBEDDING_SIZE = 64
 
 
 class DetectorOutputs(NamedTuple):
-    """Tensors of one batch; the first six are the graph's outputs (see ``vision.types.ModelOutputs``).
+    """Tensors of one batch; the first seven are the graph's outputs (see ``vision.types.ModelOutputs``).
 
     The others are for the losses: ``mask_logits`` ``[N, 1 + D, H/4, W/4]``; of the reconstruction at strides 8, 16 and
     32 the ``standardised`` features, their ``predicted`` ones and the ``distances`` between them (1 − cosine); the
@@ -35,6 +38,7 @@ class DetectorOutputs(NamedTuple):
     anomaly_score: Tensor | None
     anomaly_map: Tensor | None
     class_map: Tensor | None
+    embedding: Tensor
     mask_logits: Tensor | None
     standardised: list[Tensor] | None = None
     predicted: list[Tensor] | None = None
@@ -104,8 +108,9 @@ class Detector(nn.Module):
         count, classes = logits.shape
         saliency = contributions.reshape(count, classes, *grid)
         attended = attention.reshape(count, classes, *grid)
+        embedding = embed(features[2])
         if self.mask_head is None:
-            return DetectorOutputs(logits, saliency, attended, None, None, None, None)
+            return DetectorOutputs(logits, saliency, attended, None, None, None, embedding, None)
 
         standardised = predicted = distances = None
         if self.reconstruction is not None:
@@ -128,6 +133,7 @@ class Detector(nn.Module):
             pool(anomaly_map),
             anomaly_map,
             class_map,
+            embedding,
             mask_logits,
             standardised,
             predicted,
@@ -156,3 +162,14 @@ def pool(maps: Tensor) -> Tensor:
     """Mean of the largest ``TOP_SHARE`` of each map: ``[N, h, w]`` to ``[N]``."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
+
+
+def embed(features: Tensor) -> Tensor:
+    """Mean of backbone features ``[N, C, h, w]``, brought to ``EMBEDDING_SIZE`` numbers by a fixed cosine transform
+    over the channels: orthogonal directions that mix all of them, without a weight to be stored. ``[N, E]``, float32.
+    """
+    means = features.detach().float().mean(dim=(2, 3))
+    channels = means.shape[1]
+    size = min(channels, EMBEDDING_SIZE)
+    angle = torch.arange(size, device=means.device)[None] * (torch.arange(channels, device=means.device)[:, None] + 0.5)
+    return torch.as_tensor(means @ (torch.cos(angle * (torch.pi / channels)) * (2.0 / channels) ** 0.5))
