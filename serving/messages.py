@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.errors import DefectLensError, SettingsError
 from vision.preprocess import PixelFormat, raw_pixels
@@ -227,3 +228,4 @@ class ModelInfo:
     map_tolerance: float
     limits: Limits
     fast_decode: bool
+    class_calibration: ClassCalibration | None = None

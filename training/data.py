@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from training.elpv import find_elpv, read_elpv
 from training.layout import GOOD, Found, read_folds, read_layout
-from training.scan import Scanned, Source, read_mask_pixels, relative, scan
+from training.scan import CONTENT_DIGITS, Scanned, Source, read_mask_pixels, relative, scan
 from vision.console import say
 from vision.errors import DataError, SettingsError
 from vision.postprocess import ANOMALY
@@ -37,7 +37,8 @@ class Sample:
 
     ``label`` is the good class or a defect class. ``mask`` is an 8-bit image of the same size, non-zero where the
     defect is; None where there is none. ``defect_probability`` in 0..1 is the soft label. Samples of one ``part`` are
-    never on both sides of a split; images with identical pixels are always one part.
+    never on both sides of a split; images with identical pixels are always one part. ``content`` is a digest of the
+    decoded pixels: the same picture in another file has the same.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Sample:
     mask: Path | None = None
     defect_probability: float = 0.0
     part: str = ""
+    content: str = ""
 
     @property
     def is_defect(self) -> bool:
@@ -151,7 +153,8 @@ def _data_set(
     for source, one, part in zip(sources, scanned, parts, strict=True):
         # An empty mask on a defect would teach that its pixels are good, and would hide it from the pixel metrics.
         mask = None if one.mask_is_empty and source.label != GOOD else source.mask
-        sample = Sample(source.path, source.label, mask, source.defect_probability, part)
+        content = one.pixel_digest[:CONTENT_DIGITS]
+        sample = Sample(source.path, source.label, mask, source.defect_probability, part, content)
         sides[source.side].append(sample)
     # What the model can learn is what the training part shows; a folder with a test part only is for evaluation.
     labels = {sample.label for sample in sides["train"] or sides["test"]}
@@ -198,7 +201,7 @@ def _parts(
     names: list[str] = []
     without: list[str] = []
     for source, one in zip(sources, scanned, strict=True):
-        name = source.part or one.pixel_digest[:16] or relative(source.path, root)
+        name = source.part or one.pixel_digest[:CONTENT_DIGITS] or relative(source.path, root)
         if pattern is not None:
             match = pattern.search(relative(source.path, root))
             if match is None or not match.group(1):

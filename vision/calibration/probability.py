@@ -152,6 +152,14 @@ def expected_calibration_error(stated: ArrayLike, came_true: ArrayLike, bins: in
     return sum(one.count * abs(one.true - one.stated) for one in found) / total if total else math.nan
 
 
+def chance_error(stated: ArrayLike, bins: int = 10, draws: int = 200) -> float:
+    """The calibration error that probabilities which keep their word exactly would show on so many images, by chance."""
+    values = np.asarray(stated, np.float64)
+    rng = np.random.default_rng(0)
+    found = [expected_calibration_error(values, rng.random(len(values)) < values, bins) for _ in range(draws)]
+    return float(np.mean(found)) if len(values) else math.nan
+
+
 def _better(left_out: dict[str, F64], truth: NDArray[np.intp]) -> Method:
     """Vector scaling only if its loss on images left out is lower by more than the difference's standard error."""
     if "vector" not in left_out:
