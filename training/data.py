@@ -93,7 +93,7 @@ def read_data(
         DataError: something is wrong with the data; every problem is listed.
         SettingsError: an option, or a combination of options, is not possible.
     """
-    pattern = _compile(part_pattern)
+    pattern = None if part_pattern is None else compile_pattern(part_pattern, "part")
     if (folds is None) != (fold is None):
         raise SettingsError("a folds file and the number of a fold go together; give --folds FILE and --fold K")
     if str(source) == ELPV and isinstance(source, str):
@@ -178,15 +178,18 @@ def _data_set(
     )
 
 
-def _compile(part_pattern: str | None) -> re.Pattern[str] | None:
-    if part_pattern is None:
-        return None
+def compile_pattern(text: str, what: str) -> re.Pattern[str]:
+    """A regular expression whose first group names the ``what`` (part, lot) of a file.
+
+    Raises:
+        SettingsError: it is none, or has no group.
+    """
     try:
-        pattern = re.compile(part_pattern)
+        pattern = re.compile(text)
     except re.error as error:
-        raise SettingsError(f"the part pattern {part_pattern!r} is no regular expression: {error}") from error
+        raise SettingsError(f"the {what} pattern {text!r} is no regular expression: {error}") from error
     if not pattern.groups:
-        raise SettingsError(f"the part pattern {part_pattern!r} has no group; put the part id in brackets, as (\\d+)")
+        raise SettingsError(f"the {what} pattern {text!r} has no group; put the {what} id in brackets, as (\\d+)")
     return pattern
 
 

@@ -35,6 +35,7 @@ from vision.parity import (
     compare_spread,
 )
 from vision.preprocess import InputSpec
+from vision.seen import Seen, read_seen
 from vision.types import OUTPUT_NAMES, ModelOutputs
 
 __all__ = [
@@ -102,6 +103,10 @@ class Bundle:
                 "train and export again with this version, or use fp32"
             )
         return read_check(self.path, self.manifest.input)
+
+    def seen(self) -> Seen | None:
+        """Which images the model has seen, and for what; None in bundles of earlier versions."""
+        return read_seen(self.path)
 
     def replay_golden(self, engine: Engine) -> dict[str, float]:
         """The gate before an engine may answer. Below fp32 it runs the check frames too.

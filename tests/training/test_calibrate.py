@@ -112,7 +112,7 @@ def test_labelled_defects_make_probabilities_and_class_thresholds(tmp_path: Path
 
 
 def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, options: TrainOptions) -> None:
-    root = make_folder(tmp_path, train={"good": 300, "crack": 70})
+    root = make_folder(tmp_path, train={"good": 400, "crack": 70})
     detector, _, validation, _ = _parts(root, options)
     logits = np.random.default_rng(0).normal(size=(len(validation), 2)).astype(np.float32)
     samples = validation.samples

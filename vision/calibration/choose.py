@@ -181,16 +181,16 @@ def _afford_class_hits(
 ) -> tuple[Mapping[str, float], float]:
     """Class thresholds that good images seldom reach, and how many units the anomaly thresholds then have less.
 
-    On average over images, and with room for ``rejected`` good images among the rejects: while fewer than half of these
-    are class hits, nothing changes. Otherwise all class thresholds rise together until that is so, and the half is
-    taken from what the anomaly thresholds may hit; docs/decisions/0015 shows that the bound holds exactly.
+    On average over images, and with room for ``rejected`` good images among the rejects: while fewer than a quarter of
+    these are class hits, nothing changes. Otherwise all class thresholds rise together until that is so, and the
+    quarter is taken from what the anomaly thresholds may hit; docs/decisions/0015 shows that the bound holds exactly.
     """
     hit = [name for name, score in zip(good.names, good.combined(thresholds), strict=True) if np.isposinf(score)]
     if confidence is not None or goods.by_lot:
         if goods.mass_always_hit <= rejected:
             return thresholds, 0.0
     else:
-        room = max(1, int(rejected + 1) // 2)
+        room = max(1, int(rejected + 1) // 4)
         if len(hit) < room:
             return thresholds, 0.0
         if rejected >= room:

@@ -83,10 +83,20 @@ class Evidence:
     @property
     def basis(self) -> str:
         """How many images (and lots) it rests on."""
-        parts = [f"{self.good_images} good"] if self.good_images else []
-        parts += [f"{self.defective_images} defective"] if self.defective_images else []
+        parts = [f"{self.good_images} good"] if self.good_images and not self._is_about_defects_alone else []
+        parts += (
+            [f"{self.defective_images} defective"] if self.defective_images and not self._is_about_good_alone else []
+        )
         lots = "" if self.lots is None else f" from {self.lots} lots (the bound counts lots)"
         return f"{' and '.join(parts)} calibration images{lots}"
+
+    @property
+    def _is_about_good_alone(self) -> bool:
+        return self.not_passed_bound is not None and self.recall_bound is None
+
+    @property
+    def _is_about_defects_alone(self) -> bool:
+        return self.recall_bound is not None and self.not_passed_bound is None
 
     def words(self) -> str:
         """Everything that a person has to know before signing, as plain text."""

@@ -89,37 +89,46 @@ class Bin:
 
 
 def fit_class_calibration(
-    logits: ArrayLike, labels: Sequence[int], classes: Sequence[str], good_class: str | None, source: str
+    logits: ArrayLike,
+    labels: Sequence[int],
+    classes: Sequence[str],
+    good_class: str | None,
+    source: str,
+    *,
+    good_stands_for: int = 1,
 ) -> ClassCalibration | None:
     """Fit a temperature, or vector scaling where it is better on images left out; None where the images are too few.
 
     Args:
         logits: ``[N, C]`` of images that did not train the model.
         labels: their true classes, as indices.
+        good_stands_for: of how many good images each one here was taken: it counts as often, so that the mix is right.
     """
     values, truth = np.asarray(logits, np.float64), np.asarray(labels, np.intp)
     defects = sum(classes[label] != good_class for label in truth)
     if len(truth) < ENOUGH_IMAGES or defects < ENOUGH_DEFECTS or len(set(truth.tolist())) < 2:
         return None
-    counts = np.bincount(truth, minlength=len(classes))
-    left_out = {"temperature": _left_out(values, truth, _fit_temperature)}
-    if counts.min() >= _ENOUGH_FOR_VECTOR:
-        left_out["vector"] = _left_out(values, truth, _fit_vector)
-    method = _better(left_out, truth)
-    scale, bias = (_fit_vector if method == "vector" else _fit_temperature)(values, truth)
-    before = _softmax(values)
+    is_good = np.array([name == good_class for name in classes])[truth]
+    weights = np.where(is_good, good_stands_for, 1)
+    left_out = {"temperature": _left_out(values, truth, weights, _fit_temperature)}
+    if np.bincount(truth, minlength=len(classes)).min() >= _ENOUGH_FOR_VECTOR:
+        left_out["vector"] = _left_out(values, truth, weights, _fit_vector)
+    method = _better(left_out, truth, weights)
+    scale, bias = (_fit_vector if method == "vector" else _fit_temperature)(values, truth, weights)
+    mix = np.bincount(truth, weights, minlength=len(classes)) / weights.sum()
+    before, after, repeated = _softmax(values), left_out[method], np.repeat(np.arange(len(truth)), weights)
     return ClassCalibration(
         method=method,
         scale=tuple(float(value) for value in scale),
         bias=tuple(float(value) for value in bias),
         images=len(truth),
-        mix={name: float(count / len(truth)) for name, count in zip(classes, counts, strict=True)},
+        mix={name: float(share) for name, share in zip(classes, mix, strict=True)},
         source=source,
         figures={
-            "ece_before": expected_calibration_error(*top_label(before, truth)),
-            "ece_after": expected_calibration_error(*top_label(left_out[method], truth)),
-            "nll_before": float(_loss_of_each(before, truth).mean()),
-            "nll_after": float(_loss_of_each(left_out[method], truth).mean()),
+            "ece_before": expected_calibration_error(*top_label(before[repeated], truth[repeated])),
+            "ece_after": expected_calibration_error(*top_label(after[repeated], truth[repeated])),
+            "nll_before": float(_loss_of_each(before, truth)[repeated].mean()),
+            "nll_after": float(_loss_of_each(after, truth)[repeated].mean()),
         },
     )
 
@@ -153,22 +162,24 @@ def expected_calibration_error(stated: ArrayLike, came_true: ArrayLike, bins: in
 
 
 def chance_error(stated: ArrayLike, bins: int = 10, draws: int = 200) -> float:
-    """The calibration error that probabilities which keep their word exactly would show on so many images, by chance."""
+    """The error that probabilities which keep their word exactly would show on so many images, by chance alone."""
     values = np.asarray(stated, np.float64)
     rng = np.random.default_rng(0)
     found = [expected_calibration_error(values, rng.random(len(values)) < values, bins) for _ in range(draws)]
     return float(np.mean(found)) if len(values) else math.nan
 
 
-def _better(left_out: dict[str, F64], truth: NDArray[np.intp]) -> Method:
+def _better(left_out: dict[str, F64], truth: NDArray[np.intp], weights: NDArray[np.intp]) -> Method:
     """Vector scaling only if its loss on images left out is lower by more than the difference's standard error."""
     if "vector" not in left_out:
         return "temperature"
     gain = _loss_of_each(left_out["temperature"], truth) - _loss_of_each(left_out["vector"], truth)
-    return "vector" if gain.mean() > gain.std() / math.sqrt(len(gain)) else "temperature"
+    mean = float((gain * weights).sum() / weights.sum())
+    error = math.sqrt(float((weights**2 * (gain - mean) ** 2).sum())) / float(weights.sum())
+    return "vector" if mean > error else "temperature"
 
 
-def _left_out(logits: F64, truth: NDArray[np.intp], fit: Any) -> F64:
+def _left_out(logits: F64, truth: NDArray[np.intp], weights: NDArray[np.intp], fit: Any) -> F64:
     """Probabilities of every image by a fit on the other folds; folds hold every class alike."""
     by_class = np.argsort(truth, kind="stable")
     fold = np.empty(len(truth), np.intp)
@@ -176,18 +187,18 @@ def _left_out(logits: F64, truth: NDArray[np.intp], fit: Any) -> F64:
     probabilities = np.empty_like(logits)
     for number in range(_FOLDS):
         inside = fold == number
-        scale, bias = fit(logits[~inside], truth[~inside])
+        scale, bias = fit(logits[~inside], truth[~inside], weights[~inside])
         probabilities[inside] = _softmax(logits[inside] * scale + bias)
     return probabilities
 
 
-def _fit_temperature(logits: F64, truth: NDArray[np.intp]) -> tuple[F64, F64]:
+def _fit_temperature(logits: F64, truth: NDArray[np.intp], weights: NDArray[np.intp]) -> tuple[F64, F64]:
     """One scale for all classes: the root of the loss's derivative, which rises with the scale (the loss is convex)."""
     targets = _targets(truth, logits.shape[1])
     wanted = (targets * logits).sum(axis=1)
 
     def slope(scale: float) -> float:
-        return float(((_softmax(scale * logits) * logits).sum(axis=1) - wanted).sum())
+        return float((((_softmax(scale * logits) * logits).sum(axis=1) - wanted) * weights).sum())
 
     low, high = math.log(1e-3), math.log(1e3)
     for _ in range(_NEWTON_STEPS):
@@ -197,9 +208,9 @@ def _fit_temperature(logits: F64, truth: NDArray[np.intp]) -> tuple[F64, F64]:
     return np.full(classes, math.exp((low + high) / 2)), np.zeros(classes)
 
 
-def _fit_vector(logits: F64, truth: NDArray[np.intp]) -> tuple[F64, F64]:
+def _fit_vector(logits: F64, truth: NDArray[np.intp], weights: NDArray[np.intp]) -> tuple[F64, F64]:
     """A scale and a bias for each class by Newton's method, held near the temperature by a normal prior."""
-    start, _ = _fit_temperature(logits, truth)
+    start, _ = _fit_temperature(logits, truth, weights)
     classes = logits.shape[1]
     targets = _targets(truth, classes)
     prior = np.concatenate([(_PRIOR_SCALE * start) ** -2, np.full(classes, _PRIOR_BIAS**-2)])
@@ -207,10 +218,11 @@ def _fit_vector(logits: F64, truth: NDArray[np.intp]) -> tuple[F64, F64]:
     values = center.copy()
     for _ in range(_NEWTON_STEPS):
         probabilities = _softmax(logits * values[:classes] + values[classes:])
-        error = probabilities - targets
+        error = (probabilities - targets) * weights[:, None]
         slope = np.concatenate([(error * logits).sum(axis=0), error.sum(axis=0)]) + prior * (values - center)
         # d²loss / d(score)²: diag(p) − p pᵀ for each image, spread to scales (times the logit) and biases (times 1).
         inner = np.eye(classes) * probabilities[:, :, None] - probabilities[:, :, None] * probabilities[:, None, :]
+        inner *= weights[:, None, None]
         scaled = inner * logits[:, :, None]
         curve = np.block(
             [
