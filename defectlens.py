@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("training.cli", "train", "Train a model on a folder of images."),
     "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
+    "calibrate": ("training.calibrate_cli", "calibrate", "Choose a bundle's thresholds by what they must keep."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
     "doctor": ("serving.doctor", "doctor", "Say in words how a server and its cameras are."),
@@ -24,6 +25,8 @@ _COMMANDS = {
     "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),
     "top": ("serving.top", "top", "Watch a running server in the terminal."),
     "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
+    "whatif": ("serving.decisions_cli", "whatif", "Replay stored scores under other thresholds."),
+    "escapes": ("serving.decisions_cli", "escapes", "Estimate escapes from passed parts that a person checked."),
     "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }

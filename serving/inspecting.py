@@ -171,6 +171,11 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "reason": inspection.reason,
         "predicted": inspection.predicted,
         "class_scores": dict(zip(reply.classes, inspection.class_scores.tolist(), strict=True)),
+        "class_probabilities": None
+        if inspection.class_probabilities is None
+        else dict(zip(reply.classes, inspection.class_probabilities.tolist(), strict=True)),
+        "class_hits": inspection.class_hits,
+        "unknown_defect": inspection.is_unknown,
         "anomaly_score": inspection.anomaly_score,
         "calibrated_anomaly_score": inspection.calibrated_anomaly_score,
         "regions": [

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.drift.states import Drift
 from vision.errors import DefectLensError, SettingsError
@@ -248,3 +249,4 @@ class ModelInfo:
     limits: Limits
     fast_decode: bool
     drift: WatchInfo | None = None
+    class_calibration: ClassCalibration | None = None

@@ -149,4 +149,5 @@ def describe(
         ),
         fast_decode=settings.fast_decode,
         drift=None if watch is None else watch.info,
+        class_calibration=manifest.class_calibration,
     )

@@ -38,6 +38,7 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.InputError: Status(_INVALID, pb.INVALID_INPUT),
     errors.DataError: Status(_INVALID, pb.INVALID_DATA),
     errors.SettingsError: Status(_INVALID, pb.INVALID_SETTINGS),
+    errors.TooFewImagesError: Status(_INVALID, pb.TOO_FEW_IMAGES),
     errors.BundleError: Status(_PRECONDITION, pb.BUNDLE_REFUSED),
     errors.EmptyRequestError: Status(_INVALID, pb.EMPTY_REQUEST),
     errors.ImageError: Status(_INVALID, pb.UNREADABLE_IMAGE),

@@ -21,7 +21,7 @@ from serving.messages import (
     Outputs,
     RawImage,
 )
-from vision.decision import OperatingPoint
+from serving.wire_decision import calibration_from_proto, calibration_to_proto, point_from_proto, point_to_proto
 from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
 
@@ -81,7 +81,7 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
 
 def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
     """As the server describes itself."""
-    point, limits = info.operating_point, info.limits
+    limits = info.limits
     return pb.GetModelResponse(
         model=identity_to_proto(info.model),
         created=info.created,
@@ -90,13 +90,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         input_width=info.input_width,
         input_height=info.input_height,
         white_level=info.white_level,
-        operating_point=pb.OperatingPoint(
-            image_threshold=point.image_threshold,
-            review_threshold=point.review_threshold,
-            pixel_threshold=point.pixel_threshold,
-            class_threshold=point.class_threshold,
-            evidence=point.evidence,
-        ),
+        operating_point=point_to_proto(info.operating_point),
         metrics_json=info.metrics_json,
         parity_json=info.parity_json,
         provenance_json=info.provenance_json,
@@ -114,6 +108,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         ),
         fast_decode=info.fast_decode,
         drift=None if info.drift is None else wire_drift.watch_to_proto(info.drift),
+        class_calibration=calibration_to_proto(info.class_calibration),
     )
 
 
@@ -124,7 +119,7 @@ def provider_to_proto(info: ModelInfo) -> pb.Provider:
 
 def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
     """As the client reads it."""
-    point, limits = message.operating_point, message.limits
+    limits = message.limits
     return ModelInfo(
         model=identity_from_proto(message.model),
         created=message.created,
@@ -133,13 +128,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
         input_height=message.input_height,
         input_width=message.input_width,
         white_level=message.white_level,
-        operating_point=OperatingPoint(
-            image_threshold=point.image_threshold if point.HasField("image_threshold") else None,
-            review_threshold=point.review_threshold if point.HasField("review_threshold") else None,
-            pixel_threshold=point.pixel_threshold if point.HasField("pixel_threshold") else None,
-            class_threshold=point.class_threshold,
-            evidence=point.evidence,
-        ),
+        operating_point=point_from_proto(message.operating_point),
         metrics_json=message.metrics_json,
         parity_json=message.parity_json,
         provenance_json=message.provenance_json,
@@ -160,6 +149,9 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
         ),
         fast_decode=message.fast_decode,
         drift=wire_drift.watch_from_proto(message.drift) if message.HasField("drift") else None,
+        class_calibration=(
+            calibration_from_proto(message.class_calibration) if message.HasField("class_calibration") else None
+        ),
     )
 
 

@@ -22,10 +22,12 @@ from serving.pipeline import FrameResult
 from serving.stages import EncodedMaps
 from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.drift.reference import make_reference, write_reference
 from vision.engine import EngineOptions, open_engine
 from vision.preprocess import InputSpec
+from vision.seen import Seen, write_seen
 from vision.types import Inspection, ModelOutputs, Verdict
 
 CELL = 8
@@ -33,6 +35,10 @@ GREY = 128
 CLASSES = ("good", "bright", "dark")
 CALIBRATION = tuple(float(value) for value in np.linspace(0.0, 0.1, 99, dtype=np.float32))
 OPERATING_POINT = OperatingPoint(0.3, 0.2, 0.25, evidence="99 made-up good parts")
+CLASS_POLICY: dict[str, Any] = {"class_thresholds": {"bright": 0.9, "dark": 0.9}, "unknown_below": 0.5}
+CLASS_CALIBRATION = ClassCalibration(
+    "temperature", (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), 60, {"good": 0.5, "bright": 0.25, "dark": 0.25}, "made up"
+)
 NO_ANOMALY_POINT = OperatingPoint(None, None, None, class_threshold=0.6, evidence="made up")
 
 
@@ -50,6 +56,8 @@ def make_bundle(
     image_threshold: float = 0.3,
     damage_golden: bool = False,
     good_frames: int = 0,
+    probabilities: bool = False,
+    seen: Seen | None = None,
 ) -> Path:
     """Write a bundle that ``load_bundle`` accepts.
 
@@ -59,6 +67,8 @@ def make_bundle(
         image_threshold: of the operating point; below 0 every part is a reject.
         damage_golden: expected outputs that no runtime will ever give, with digests that fit.
         good_frames: so many ``textured`` parts make a reference for drift; 0 makes none.
+        probabilities: class scores are calibrated, and a class of 0.9 makes a reject.
+        seen: what images the model is said to have seen; None, as earlier versions had it, says nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = InputSpec(height, width, white_level)
@@ -73,6 +83,9 @@ def make_bundle(
         scores = open_engine(folder / MODEL, provider="cpu", options=EngineOptions(threads=1)).run(np.stack(good))
         write_reference(folder, make_reference(good, anomaly_scores=scores.anomaly_score))
     thresholds = {"image_threshold": image_threshold, "review_threshold": min(image_threshold, 0.2)}
+    if seen is not None:
+        write_seen(folder, seen)
+    point = replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT
     manifest = BundleManifest(
         name=name,
         version=version,
@@ -81,7 +94,8 @@ def make_bundle(
         classes=CLASSES if anomaly else CLASSES[1:],
         good_class="good" if anomaly else None,
         predicts_by_anomaly_score=False,
-        operating_point=replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT,
+        operating_point=replace(point, **CLASS_POLICY) if probabilities else point,
+        class_calibration=CLASS_CALIBRATION if probabilities else None,
         calibration_scores=CALIBRATION if anomaly else (),
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},

@@ -27,6 +27,7 @@ from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
 from vision.parity import check_tolerance, compare_outputs
+from vision.seen import write_seen
 from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 
 OPSET = 20
@@ -87,6 +88,8 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         write_golden(folder, run.golden, reference.run(run.golden))
         weights = str(run.manifest.provenance.get("weights", "unknown"))
         (folder / "LICENSES.md").write_text(_LICENSES.format(weights=weights), encoding="utf-8")
+        if run.seen is not None:
+            write_seen(folder, run.seen)
         if run.probes is not None:
             expected = run_scores(reference.run, run.probes.check)
             write_check(folder, CheckFrames(run.probes.check, run.probes.is_defect, expected))

@@ -6,6 +6,7 @@
     ├── InputError                  the caller can mend it (exit code 2)
     │   ├── DataError               a data set or folds file cannot be used; lists every problem at once
     │   ├── SettingsError           an option or a combination of options is not possible
+    │   │   └── TooFewImagesError   a bound needs more images than there are; says how many are missing
     │   ├── BundleError             a bundle is damaged, truncated, foreign or of another version
     │   ├── EmptyRequestError       a request without an image
     │   ├── ImageError              pixels that cannot be read
@@ -54,6 +55,14 @@ class DataError(InputError):
 
 class SettingsError(InputError):
     """An option, or a combination of options, is not possible."""
+
+
+class TooFewImagesError(SettingsError):
+    """Too few images (or lots) for the bound that was asked for; ``missing``: how many more are, if known."""
+
+    def __init__(self, message: str, missing: int | None = None) -> None:
+        self.missing = missing
+        super().__init__(message)
 
 
 class BundleError(InputError):

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.bundle import Manifest
-from vision.decision import calibrated_score, decide, softmax
+from vision.decision import UNKNOWN, calibrated_score
+from vision.judgement import Judgement, judge_scores
+from vision.manifest import Manifest
 from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
 
 ANOMALY = "anomaly"
@@ -48,17 +49,9 @@ def judge(
         frame_height, frame_width: of the frame as it came in, in pixels.
         regions: find the defect regions too; the verdict does not depend on them.
     """
-    scores = softmax(outputs.class_logits[0])
-    defects = [index for index, name in enumerate(manifest.classes) if name != manifest.good_class]
-    best = max(defects, key=lambda index: float(scores[index]))
     score = None if outputs.anomaly_score is None else float(outputs.anomaly_score[0])
+    judged = judge_scores(outputs.class_logits[0], score, manifest)
     point = manifest.operating_point
-    verdict, reason = decide(point, score, manifest.classes[best], float(scores[best]))
-    if manifest.predicts_by_anomaly_score and score is not None and point.image_threshold is not None:
-        is_good = score < point.image_threshold
-        predicted = str(manifest.good_class) if is_good else manifest.classes[best]
-    else:
-        predicted = manifest.classes[int(np.argmax(scores))]
     anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
     class_map = None if outputs.class_map is None else outputs.class_map[0]
     found: tuple[DefectRegion, ...] = ()
@@ -69,15 +62,15 @@ def judge(
             point.pixel_threshold,
             frame_height,
             frame_width,
-            class_map=class_map,
-            defect_classes=[manifest.classes[index] for index in defects],
-            default_label=manifest.classes[best] if predicted != manifest.good_class else ANOMALY,
+            class_map=None if judged.is_unknown else class_map,
+            defect_classes=manifest.defect_classes,
+            default_label=_default_label(judged, manifest),
         )
     return Inspection(
-        verdict=verdict,
-        reason=reason,
-        predicted=predicted,
-        class_scores=scores,
+        verdict=judged.verdict,
+        reason=judged.reason,
+        predicted=judged.predicted,
+        class_scores=judged.class_scores,
         class_logits=outputs.class_logits[0],
         anomaly_score=score,
         calibrated_anomaly_score=None if score is None else calibrated_score(score, manifest.calibration_array),
@@ -88,7 +81,17 @@ def judge(
         class_map=class_map,
         frame_height=frame_height,
         frame_width=frame_width,
+        class_probabilities=judged.probabilities,
+        class_hits=judged.class_hits,
+        is_unknown=judged.is_unknown,
     )
+
+
+def _default_label(judged: Judgement, manifest: Manifest) -> str:
+    """Of regions that no class map names."""
+    if judged.is_unknown:
+        return UNKNOWN
+    return judged.best_defect if judged.predicted != manifest.good_class else ANOMALY
 
 
 def find_regions(

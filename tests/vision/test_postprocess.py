@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vision.bundle import Manifest
-from vision.decision import OperatingPoint
-from vision.postprocess import ANOMALY, find_regions, judge, resize_map, softmax
+from vision.decision import OperatingPoint, softmax
+from vision.postprocess import ANOMALY, find_regions, judge, resize_map
 from vision.types import FloatArray, ModelOutputs, Verdict
 
 

@@ -169,6 +169,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
     SUPERSEDED: _ErrorCode.ValueType  # 22
+    TOO_FEW_IMAGES: _ErrorCode.ValueType  # 23
     STATION_STOPPED: _ErrorCode.ValueType  # 24
     """Its last check with master parts failed, and nobody has overridden that."""
     NOT_AUTHORIZED: _ErrorCode.ValueType  # 25
@@ -200,6 +201,7 @@ PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
 SUPERSEDED: ErrorCode.ValueType  # 22
+TOO_FEW_IMAGES: ErrorCode.ValueType  # 23
 STATION_STOPPED: ErrorCode.ValueType  # 24
 """Its last check with master parts failed, and nobody has overridden that."""
 NOT_AUTHORIZED: ErrorCode.ValueType  # 25
@@ -597,13 +599,15 @@ class InspectResponse(_message.Message):
     FRAME_WIDTH_FIELD_NUMBER: _builtins.int
     FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_DEFECT_FIELD_NUMBER: _builtins.int
+    CLASS_HITS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
     """In words: which score stood against which threshold, or why there is no verdict."""
     predicted: _builtins.str
-    """Class name; empty without a verdict."""
+    """Class name, or "unknown defect" where the anomaly score rejects and no class explains it; empty without a verdict."""
     anomaly_score: _builtins.float
     """Raw, unbounded, higher is worse. Not set by a model that never saw a good part."""
     calibrated_anomaly_score: _builtins.float
@@ -622,6 +626,8 @@ class InspectResponse(_message.Message):
     the first answer the client may have Limits.max_stream_frames out. Frames beyond it are not refused: the server
     stops reading the stream, and they wait in the network.
     """
+    unknown_defect: _builtins.bool
+    """The anomaly score rejects the part, and the classes say that it is good: a defect that no class explains."""
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """All classes, in the model's order."""
@@ -657,6 +663,10 @@ class InspectResponse(_message.Message):
         """Only in streams; a single call ends with a status instead."""
 
     @_builtins.property
+    def class_hits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Defect classes whose probability reaches their class threshold, the surest first. Each alone makes a REJECT."""
+
+    @_builtins.property
     def drift(self) -> Global___Drift:
         """Of the frame's camera, after this frame. Not set where nothing is watched."""
 
@@ -684,11 +694,13 @@ class InspectResponse(_message.Message):
         frame_width: _builtins.int = ...,
         frame_height: _builtins.int = ...,
         credits: _builtins.int = ...,
+        unknown_defect: _builtins.bool = ...,
+        class_hits: _abc.Iterable[_builtins.str] | None = ...,
         drift: Global___Drift | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "drift", b"drift", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "drift", b"drift", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_hits", b"class_hits", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "drift", b"drift", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "unknown_defect", b"unknown_defect", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
@@ -739,23 +751,31 @@ class ClassScore(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     LOGIT_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     score: _builtins.float
     """0..1, adding up to 1 over the classes; not a calibrated probability."""
     logit: _builtins.float
     """Unbounded."""
+    probability: _builtins.float
+    """0..1, adding up to 1 over the classes. Set only if the bundle calibrates probabilities, for parts mixed as in
+    GetModelResponse.class_calibration.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         score: _builtins.float = ...,
         logit: _builtins.float = ...,
+        probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logit", b"logit", "name", b"name", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "logit", b"logit", "name", b"name", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___ClassScore: _TypeAlias = ClassScore  # noqa: Y015
 
@@ -770,7 +790,7 @@ class Defect(_message.Message):
     MASK_RUN_LENGTHS_FIELD_NUMBER: _builtins.int
     POLYGON_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
-    """A class of the model, or "anomaly" where none is known."""
+    """A class of the model, "anomaly" where none is known, "unknown defect" if the part is one."""
     score: _builtins.float
     """Largest value of the anomaly map inside."""
     area_px: _builtins.int
@@ -1044,6 +1064,7 @@ class GetModelResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     GATE_JSON_FIELD_NUMBER: _builtins.int
+    CLASS_CALIBRATION_FIELD_NUMBER: _builtins.int
     FAST_DECODE_FIELD_NUMBER: _builtins.int
     created: _builtins.str
     """ISO 8601."""
@@ -1082,6 +1103,10 @@ class GetModelResponse(_message.Message):
     def drift(self) -> Global___DriftWatch:
         """Not set where nothing is watched."""
 
+    @_builtins.property
+    def class_calibration(self) -> Global___ClassCalibration:
+        """Not set where class scores are no probabilities."""
+
     def __init__(
         self,
         *,
@@ -1101,11 +1126,12 @@ class GetModelResponse(_message.Message):
         limits: Global___Limits | None = ...,
         drift: Global___DriftWatch | None = ...,
         gate_json: _builtins.str = ...,
+        class_calibration: Global___ClassCalibration | None = ...,
         fast_decode: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "drift", b"drift", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "drift", b"drift", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "drift", b"drift", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "drift", b"drift", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
@@ -1155,11 +1181,34 @@ class OperatingPoint(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ClassThresholdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     IMAGE_THRESHOLD_FIELD_NUMBER: _builtins.int
     REVIEW_THRESHOLD_FIELD_NUMBER: _builtins.int
     PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
     CLASS_THRESHOLD_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    CLASS_THRESHOLDS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_BELOW_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
     image_threshold: _builtins.float
     """At or above: REJECT."""
     review_threshold: _builtins.float
@@ -1170,6 +1219,16 @@ class OperatingPoint(_message.Message):
     """0..1, on class scores, used where there is no anomaly score."""
     evidence: _builtins.str
     """How it was chosen, on how many images, and what it promises."""
+    unknown_below: _builtins.float
+    """A REJECT by the anomaly score is an unknown defect where the defect classes together are less probable than this."""
+    @_builtins.property
+    def class_thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By defect class, 0..1, on calibrated probabilities. At or above: REJECT, whatever the anomaly score."""
+
+    @_builtins.property
+    def basis(self) -> Global___Basis:
+        """What `evidence` says, in fields. Not set by bundles of earlier versions."""
+
     def __init__(
         self,
         *,
@@ -1178,10 +1237,13 @@ class OperatingPoint(_message.Message):
         pixel_threshold: _builtins.float | None = ...,
         class_threshold: _builtins.float = ...,
         evidence: _builtins.str = ...,
+        class_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        unknown_below: _builtins.float | None = ...,
+        basis: Global___Basis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "class_threshold", b"class_threshold", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "class_threshold", b"class_threshold", "class_thresholds", b"class_thresholds", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_threshold: _TypeAlias = _typing.Literal["image_threshold"]  # noqa: Y015
     _WhichOneofArgType__image_threshold: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold"]  # noqa: Y015
@@ -1189,14 +1251,307 @@ class OperatingPoint(_message.Message):
     _WhichOneofArgType__pixel_threshold: _TypeAlias = _typing.Literal["_pixel_threshold", b"_pixel_threshold"]  # noqa: Y015
     _WhichOneofReturnType__review_threshold: _TypeAlias = _typing.Literal["review_threshold"]  # noqa: Y015
     _WhichOneofArgType__review_threshold: _TypeAlias = _typing.Literal["_review_threshold", b"_review_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__unknown_below: _TypeAlias = _typing.Literal["unknown_below"]  # noqa: Y015
+    _WhichOneofArgType__unknown_below: _TypeAlias = _typing.Literal["_unknown_below", b"_unknown_below"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_threshold) -> _WhichOneofReturnType__image_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_threshold) -> _WhichOneofReturnType__pixel_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__review_threshold) -> _WhichOneofReturnType__review_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unknown_below) -> _WhichOneofReturnType__unknown_below | None: ...
 
 Global___OperatingPoint: _TypeAlias = OperatingPoint  # noqa: Y015
+
+@_typing.final
+class Basis(_message.Message):
+    """What an operating point rests on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MeasuredEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Rate: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Rate | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RULE_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    NOT_PASSED_BOUND_FIELD_NUMBER: _builtins.int
+    REJECTED_BOUND_FIELD_NUMBER: _builtins.int
+    RECALL_BOUND_FIELD_NUMBER: _builtins.int
+    GOOD_IMAGES_FIELD_NUMBER: _builtins.int
+    DEFECTIVE_IMAGES_FIELD_NUMBER: _builtins.int
+    LOTS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
+    ASSUMPTION_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """What was asked for: max-overkill, min-recall, cost or default."""
+    method: _builtins.str
+    """The statistical method, in words."""
+    confidence: _builtins.float
+    """0..1. Not set where the promise holds on average over calibrations."""
+    not_passed_bound: _builtins.float
+    """At most this share of good parts is not passed."""
+    rejected_bound: _builtins.float
+    """At most this share of good parts is rejected outright."""
+    recall_bound: _builtins.float
+    """At least this share of defective parts is not passed."""
+    good_images: _builtins.int
+    """Calibration images that it rests on."""
+    defective_images: _builtins.int
+    lots: _builtins.int
+    """Lots that the bound counts. Not set where it counts images."""
+    data: _builtins.str
+    """Where the images came from, for people."""
+    data_digest: _builtins.str
+    """SHA-256 (hex) over their contents."""
+    assumption: _builtins.str
+    """What must be true for the promise to hold."""
+    @_builtins.property
+    def asked(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The numbers that were asked for."""
+
+    @_builtins.property
+    def measured(self) -> _containers.MessageMap[_builtins.str, Global___Rate]:
+        """On the calibration images themselves; never a promise."""
+
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Further figures of the method, such as expected costs."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        asked: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        method: _builtins.str = ...,
+        confidence: _builtins.float | None = ...,
+        not_passed_bound: _builtins.float | None = ...,
+        rejected_bound: _builtins.float | None = ...,
+        recall_bound: _builtins.float | None = ...,
+        good_images: _builtins.int = ...,
+        defective_images: _builtins.int = ...,
+        lots: _builtins.int | None = ...,
+        data: _builtins.str = ...,
+        data_digest: _builtins.str = ...,
+        assumption: _builtins.str = ...,
+        measured: _abc.Mapping[_builtins.str, Global___Rate] | None = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "confidence", b"confidence", "lots", b"lots", "not_passed_bound", b"not_passed_bound", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "asked", b"asked", "assumption", b"assumption", "confidence", b"confidence", "data", b"data", "data_digest", b"data_digest", "defective_images", b"defective_images", "figures", b"figures", "good_images", b"good_images", "lots", b"lots", "measured", b"measured", "method", b"method", "not_passed_bound", b"not_passed_bound", "notes", b"notes", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__lots: _TypeAlias = _typing.Literal["lots"]  # noqa: Y015
+    _WhichOneofArgType__lots: _TypeAlias = _typing.Literal["_lots", b"_lots"]  # noqa: Y015
+    _WhichOneofReturnType__not_passed_bound: _TypeAlias = _typing.Literal["not_passed_bound"]  # noqa: Y015
+    _WhichOneofArgType__not_passed_bound: _TypeAlias = _typing.Literal["_not_passed_bound", b"_not_passed_bound"]  # noqa: Y015
+    _WhichOneofReturnType__recall_bound: _TypeAlias = _typing.Literal["recall_bound"]  # noqa: Y015
+    _WhichOneofArgType__recall_bound: _TypeAlias = _typing.Literal["_recall_bound", b"_recall_bound"]  # noqa: Y015
+    _WhichOneofReturnType__rejected_bound: _TypeAlias = _typing.Literal["rejected_bound"]  # noqa: Y015
+    _WhichOneofArgType__rejected_bound: _TypeAlias = _typing.Literal["_rejected_bound", b"_rejected_bound"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lots) -> _WhichOneofReturnType__lots | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__not_passed_bound) -> _WhichOneofReturnType__not_passed_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_bound) -> _WhichOneofReturnType__recall_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rejected_bound) -> _WhichOneofReturnType__rejected_bound | None: ...
+
+Global___Basis: _TypeAlias = Basis  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """A counted share with its exact 95 % interval (Clopper and Pearson)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    hits: _builtins.int
+    of: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        hits: _builtins.int = ...,
+        of: _builtins.int = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "hits", b"hits", "low", b"low", "of", b"of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
+@_typing.final
+class ClassCalibration(_message.Message):
+    """How class logits become probabilities: softmax(scale * logit + bias)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MixEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    MIX_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """temperature or vector."""
+    images: _builtins.int
+    """How many images it was fitted on."""
+    source: _builtins.str
+    """Which images, in words."""
+    @_builtins.property
+    def scale(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One value a class, in the order of the classes."""
+
+    @_builtins.property
+    def bias(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def mix(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Their shares by class, for which the probabilities hold."""
+
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """ece_before, ece_after, nll_before, nll_after, on images left out of each fit."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        scale: _abc.Iterable[_builtins.float] | None = ...,
+        bias: _abc.Iterable[_builtins.float] | None = ...,
+        images: _builtins.int = ...,
+        mix: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        source: _builtins.str = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "figures", b"figures", "images", b"images", "method", b"method", "mix", b"mix", "scale", b"scale", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassCalibration: _TypeAlias = ClassCalibration  # noqa: Y015
 
 @_typing.final
 class Tolerances(_message.Message):
