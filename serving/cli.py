@@ -249,6 +249,7 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Frames per second at most.")
 @click.option("--jsonl", type=_FILE, help="Write the answers here instead of OUT/answers.jsonl.")
 @click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Frames out at once.")
+@click.option("--camera", default="", help="Name that the frames go under, for accounts, drift and stations.")
 @json_option
 @exits_cleanly
 def inspect(
@@ -259,6 +260,7 @@ def inspect(
     rate: float | None,
     jsonl: Path | None,
     in_flight: int,
+    camera: str,
     as_json: bool,
 ) -> None:
     """Send frames from a folder, video or camera to a server, and write down its answers.
@@ -283,7 +285,7 @@ def inspect(
         for path in (out, answers.parent, *([] if folder is None else [folder])):
             path.mkdir(parents=True, exist_ok=True)
         with answers.open("w", encoding="utf-8") as stream:
-            run = Inspecting(stream, overlays=folder, rate=rate, in_flight=in_flight)
+            run = Inspecting(stream, overlays=folder, rate=rate, in_flight=in_flight, camera=camera)
             with _interrupt_calls(run.stop.set):
                 tally = run.run(client, frames)
     figures = {**tally.figures(), "answers": answers, "overlays": folder}

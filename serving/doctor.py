@@ -35,13 +35,16 @@ _HEADS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is found. ``alarm``: somebody has to act. ``evidence`` says why one should believe it."""
+    """One thing that is found. ``alarm``: somebody has to act. ``also``: what goes with it, and most probably follows
+    from it. ``evidence`` says why one should believe it.
+    """
 
     subject: str
     alarm: bool
     words: str
     advice: str = ""
     evidence: str = ""
+    also: tuple[str, ...] = ()
 
 
 @click.command()
@@ -94,7 +97,8 @@ def describe(findings: Sequence[Finding], *, healthy: bool) -> list[str]:
     lines = ["healthy" if healthy else f"{alarms} thing{'s' if alarms > 1 else ''} to act on"]
     for finding in findings:
         lines.append(f"{'!' if finding.alarm else ' '} {finding.subject}: {finding.words}")
-        lines += [f"    {name}: {text}" for name, text in (("do", finding.advice), ("why", finding.evidence)) if text]
+        more = (*(("also", text) for text in finding.also), ("do", finding.advice), ("why", finding.evidence))
+        lines += [f"    {name}: {text}" for name, text in more if text]
     return lines
 
 
@@ -202,15 +206,16 @@ def _camera(camera: CameraStatus, models: Sequence[ModelInfo]) -> Iterator[Findi
         (info.drift.frames_per_false_alarm for info in models if info.model == found.model and info.drift is not None),
         0,
     )
-    lines = [_alarm_words(alarm) for alarm in found.alarms]
-    advice = "; ".join(dict.fromkeys(alarm.advice for alarm in found.alarms))
+    # What is said is not always the alarm that came first: a camera that is suspected explains worse scores.
+    leading = next((alarm for alarm in found.alarms if alarm.signal == found.now.signal), found.alarms[0])
     yield Finding(
         name,
         True,
-        f"{_HEADS[found.now.state]}: {'; '.join(lines)}",
-        advice,
-        f"odds of 10^{max(alarm.log10_odds for alarm in found.alarms):.1f} to 1 against chance; at most one false "
-        f"alarm in {promise} frames of a camera on average, while nothing changes",
+        f"{_HEADS[found.now.state]}: {_alarm_words(leading)}",
+        leading.advice,
+        f"odds of 10^{leading.log10_odds:.1f} to 1 against chance; at most one false alarm in {promise} frames of a "
+        "camera on average, while nothing changes",
+        tuple(_alarm_words(alarm) for alarm in found.alarms if alarm is not leading),
     )
 
 

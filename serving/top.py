@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from serving.words import duration, printable
 from vision.console import exits_cleanly, plain
 
 if TYPE_CHECKING:
-    from serving.live import CameraStatus, FrameCounts, ServerStatus
+    from serving.live import FrameCounts, ServerStatus
 
 _TIMEOUT_S = 5.0
 _MOST_ROWS = 30
@@ -133,7 +134,7 @@ def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> R
             values = (times.p50_ms, times.p99_ms, times.max_ms)
             stages.add_row(times.stage, *(f"{value:.1f}" for value in values))
         parts += [Text(f"\nthe last {status.recent.seconds:.0f} s", "dim"), stages]
-    parts += [Text(""), _cameras(status, before), *_stations(status)]
+    parts += [Text(""), _cameras(status, before), *_drift(status), *_stations(status)]
     if status.errors:
         mix = ", ".join(f"{code} {count}" for code, count in sorted(status.errors.items()))
         parts.append(Text(f"\nerrors: {mix}", "red"))
@@ -142,38 +143,41 @@ def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> R
 
 def _cameras(status: ServerStatus, before: ServerStatus | None) -> Table:
     heads = ("received", "per s", "PASS", "REJECT", "REVIEW", "NO_VERDICT", "errors", "in flight", "last seen")
-    watched = any(camera.drift for camera in status.cameras)
-    table = Table("camera", *map(_number, heads), *(["drift"] if watched else []), box=None)
+    table = Table("camera", *map(_number, heads), box=None)
     then = {} if before is None else {camera.camera_id: camera.counts for camera in before.cameras}
     seconds = 0.0 if before is None else status.uptime_s - before.uptime_s
 
-    def row(name: Text, counts: FrameCounts, earlier: FrameCounts | None, age: str, drift: Text | None = None) -> None:
+    def row(name: Text, counts: FrameCounts, earlier: FrameCounts | None, age: str) -> None:
         known = before is not None
         rate = (counts.received - (earlier.received if earlier else 0)) / seconds if known else None
         verdicts = [counts.by_verdict.get(verdict, 0) for verdict in ("PASS", "REJECT", "REVIEW", "NO_VERDICT")]
         values = [counts.received, "" if rate is None else f"{rate:.1f}", *verdicts, counts.errors, counts.in_flight]
-        table.add_row(name, *map(str, values), age, *([drift or ""] if watched else []))
+        table.add_row(name, *map(str, values), age)
 
     row(Text("all", "bold"), status.total, None if before is None else before.total, "")
     latest = sorted(status.cameras, key=lambda camera: camera.last_frame_age_s)
     for camera in sorted(latest[:_MOST_ROWS], key=lambda camera: camera.camera_id):
         age = f"{duration(camera.last_frame_age_s)} ago"
         name = Text(printable(camera.camera_id) or "(no name)")
-        row(name, camera.counts, then.get(camera.camera_id), age, _drift(camera))
+        row(name, camera.counts, then.get(camera.camera_id), age)
     if len(latest) > _MOST_ROWS:
         table.add_row(Text(f"and {len(latest) - _MOST_ROWS} that were silent for longer", "dim"))
     return table
 
 
-def _drift(camera: CameraStatus) -> Text:
-    """What the watch says of a camera, for example ``CAMERA_CHANGED focus -3.4``."""
-    found = worst(camera.drift)
-    if found is None:
-        return Text("")
-    now = found.now
-    if not now.state.is_alarm:
-        return Text(now.state.name, "dim")
-    return Text(f"{now.state.name} {now.signal} {now.shift:+.1f}", "bold red")
+def _drift(status: ServerStatus) -> list[RenderableType]:
+    """A line for each camera in alarm, and one that counts the others."""
+    found = [(camera.camera_id, one.now) for camera in status.cameras if (one := worst(camera.drift)) is not None]
+    alarms = [(name, now) for name, now in found if now.state.is_alarm]
+    calm = Counter(now.state.name for _, now in found if not now.state.is_alarm)
+    lines: list[RenderableType] = [
+        Text(f"\n{printable(name) or '(no name)'}: {now.state.name}, {now.signal} {now.shift:+.1f} spreads", "bold red")
+        for name, now in alarms
+    ]
+    if calm:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(calm.items()))
+        lines.append(Text(f"\ncameras for drift: {counts}", "dim"))
+    return lines
 
 
 def _stations(status: ServerStatus) -> list[RenderableType]:

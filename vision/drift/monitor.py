@@ -137,7 +137,7 @@ class Monitor:
                 self._own.edges[row] = np.median(known) + spread_of(known) * _OWN_CELLS
 
     def _take(self, odds: FloatArray, active: NDArray[np.bool_], now: float) -> None:
-        """``odds`` ``[2, signals, bets]``, ``active`` ``[2, signals, 1]``. A bet not made would grow for ever."""
+        """``odds`` ``[2, signals, bets]``, ``active`` ``[2, signals, 1]``. A bet nobody makes would grow for ever."""
         active = active & self._rules.is_made
         np.copyto(self._evidence, (1.0 + self._evidence) * odds, where=active)
         fresh = active & (self._best <= 1.0)

@@ -70,7 +70,10 @@ class Rules:
         above, below, own_above, own_below, outliers = (slice(*pair) for pair in pairwise(ends.tolist()))
         weights = np.zeros((2, len(self.signals), ends[-1]), np.float32)
         for row, signal in enumerate(self.signals):
-            chosen = [(CALIBRATION, above), (OWN, own_above)]
+            chosen = [(OWN, own_above)]
+            # Some hundred frames do not tell where embeddings lie: every camera would be found far from them.
+            if signal is not EMBEDDING:
+                chosen.append((CALIBRATION, above))
             # A lower anomaly score is no bad news, and some bad parts among good ones are.
             one_way = signal in (ANOMALY, EMBEDDING)
             chosen += [(OWN, outliers)] if one_way else [(CALIBRATION, below), (OWN, own_below)]
