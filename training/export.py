@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
-from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
+from vision.bundle import MODEL, Bundle, load_bundle, new_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
 from vision.drift.reference import write_reference
@@ -74,11 +72,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
             "this run keeps no frames to quantize with, an earlier version trained it; train it again, "
             "or export it without --quantize"
         )
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
+    with new_bundle(out) as folder:
         folder.mkdir()
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
@@ -102,7 +96,6 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         if quantize:
             parity["reduced"] = {precision: prove_reduced(load_bundle(folder), precision) for precision in quantize}
             write_manifest(folder, replace(run.manifest, parity=parity))
-        shutil.move(folder, out)
     return load_bundle(out)
 
 
