@@ -10,8 +10,21 @@ Records are only ever added. ``records`` says what there is, ``schema`` how it l
 digested; `docs/audit.md` says what that proves.
 """
 
+from serving.audit.accounts import (
+    Account,
+    Role,
+    account,
+    accounts,
+    add_account,
+    change_account,
+    sign_in,
+    sign_out,
+    signed_in,
+)
 from serving.audit.append import Blob
 from serving.audit.counts import Reviewed, Sampled, Span, Tally, by_camera, by_class, reviewed, sampled
+from serving.audit.maps import read_sheet
+from serving.audit.opinions import Opinion, Opinions, head, last_standing_review, opinions, standing_answers
 from serving.audit.place import AuditPlace
 from serving.audit.records import (
     Action,
@@ -46,6 +59,7 @@ from serving.audit.store import Store, Stored
 from serving.audit.worklist import Waiting, next_for_review, waiting
 
 __all__ = [
+    "Account",
     "Action",
     "Answer",
     "AnswerRow",
@@ -58,6 +72,8 @@ __all__ = [
     "Kind",
     "MapPlane",
     "ModelUsed",
+    "Opinion",
+    "Opinions",
     "Page",
     "PersonVerdict",
     "Prune",
@@ -67,6 +83,7 @@ __all__ = [
     "Review",
     "ReviewRow",
     "Reviewed",
+    "Role",
     "Sampled",
     "Search",
     "Span",
@@ -74,16 +91,28 @@ __all__ = [
     "Stored",
     "Tally",
     "Waiting",
+    "account",
+    "accounts",
     "actions",
+    "add_account",
     "by_camera",
     "by_class",
+    "change_account",
     "choices",
+    "head",
+    "last_standing_review",
     "latest_by_camera",
     "next_for_review",
+    "opinions",
     "part_history",
+    "read_sheet",
     "reviewed",
     "reviews_of",
     "sampled",
     "search",
+    "sign_in",
+    "sign_out",
+    "signed_in",
+    "standing_answers",
     "waiting",
 ]

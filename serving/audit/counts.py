@@ -54,19 +54,20 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Which answers are counted; as in ``serving.audit.search.Search``."""
+    """Which answers are counted; as in ``serving.audit.search.Search``. ``up_to``: number of the last one."""
 
     since_ns: int | None = None
     until_ns: int | None = None
     camera: str | None = None
     lot: str | None = None
+    up_to: int | None = None
 
 
 def by_camera(store: Store, wanted: Span | None = None) -> dict[str, Tally]:
     """Answers of each camera by verdict, errors among the NO_VERDICTs."""
     wanted = wanted or Span()
     query = select(_answers.camera, _answers.verdict, func.count()).group_by(_answers.camera, _answers.verdict)
-    query = query.where(*_when(wanted.since_ns, wanted.until_ns), *_which(wanted))
+    query = query.where(*_when(wanted.since_ns, wanted.until_ns), *which(wanted))
     tallies: dict[str, Tally] = {}
     with store.reading() as connection:
         for camera, verdict, count in connection.execute(query):
@@ -79,7 +80,7 @@ def by_class(store: Store, wanted: Span | None = None) -> Counter[str]:
     wanted = wanted or Span()
     with store.reading() as connection:
         query = select(_answers.predicted, func.count()).where(
-            _answers.verdict == int(Verdict.REJECT), *_between(connection, wanted), *_which(wanted)
+            _answers.verdict == int(Verdict.REJECT), *between(connection, wanted), *which(wanted)
         )
         return Counter({str(row[0]): int(row[1]) for row in connection.execute(query.group_by(_answers.predicted))})
 
@@ -118,7 +119,7 @@ def sampled(store: Store, wanted: Span | None = None) -> Sampled:
 
 def _standing(connection: Connection, wanted: Span, query: Select[Any]) -> Select[Any]:
     joined = query.join_from(schema.reviews, schema.answers, _reviews.answer == _answers.seq)
-    return joined.where(stands(), *_between(connection, wanted), *_which(wanted))
+    return joined.where(stands(), *between(connection, wanted), *which(wanted))
 
 
 def _when(since_ns: int | None, until_ns: int | None) -> Iterator[ColumnElement[bool]]:
@@ -128,7 +129,7 @@ def _when(since_ns: int | None, until_ns: int | None) -> Iterator[ColumnElement[
         yield _answers.time_ns < until_ns
 
 
-def _between(connection: Connection, wanted: Span) -> Iterator[ColumnElement[bool]]:
+def between(connection: Connection, wanted: Span) -> Iterator[ColumnElement[bool]]:
     """The span in numbers, which the reviews' answers can be compared with too."""
     first, behind = span(connection, wanted.since_ns, wanted.until_ns)
     if wanted.since_ns is not None:
@@ -137,8 +138,11 @@ def _between(connection: Connection, wanted: Span) -> Iterator[ColumnElement[boo
         yield _answers.seq < behind
 
 
-def _which(wanted: Span) -> Iterator[ColumnElement[bool]]:
+def which(wanted: Span) -> Iterator[ColumnElement[bool]]:
+    """The conditions of a span that are not about time."""
     for name in ("camera", "lot"):
         value = getattr(wanted, name)
         if value is not None:
             yield _answers[name] == value
+    if wanted.up_to is not None:
+        yield _answers.seq <= wanted.up_to

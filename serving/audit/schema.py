@@ -10,6 +10,8 @@
 ``pruned``        which files a prune removed
 ``worklist``      answers that wait for a person; a row goes when a review comes
 ``files``         what lies in the folder of files now, and how long it is to be kept
+``accounts``      who may use the inspector's page, and in which role; every change is recorded as an action
+``sessions``      who is signed in there
 ================  ====================================================================================================
 
 ``defectlens audit verify`` compares ``answers``, ``reviews``, ``actions`` and ``pruned`` with the records they were
@@ -168,4 +170,25 @@ files = Table(
     # Some record that names it is no plain pass.
     Column("kept_longer", Boolean, nullable=False),
     Index("files_retention", "kept_longer", "time_ns"),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("password", String(200), nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    # SHA-256 of what the browser holds: whoever reads the database cannot sign in with it.
+    Column("token", _SHA, primary_key=True),
+    Column("name", _NAME, ForeignKey("accounts.name"), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Index("sessions_name", "name"),
 )

@@ -87,6 +87,10 @@ class Store:
         self.files.close()
         self.engine.dispose()
 
+    def now_ns(self) -> int:
+        """The time by the store's clock, ns since 1970."""
+        return self._clock_ns()
+
     def append(self, records: Sequence[Record], blobs: Iterable[append.Blob] = ()) -> list[int]:
         """Add records, all or none, with the files that they name. Durable when this returns.
 
