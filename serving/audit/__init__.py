@@ -56,7 +56,7 @@ from serving.audit.search import (
     search,
 )
 from serving.audit.store import Store, Stored
-from serving.audit.worklist import Waiting, next_for_review, waiting
+from serving.audit.worklist import Waiting, next_for_review, still_waiting, waiting
 
 __all__ = [
     "Account",
@@ -114,5 +114,6 @@ __all__ = [
     "sign_out",
     "signed_in",
     "standing_answers",
+    "still_waiting",
     "waiting",
 ]

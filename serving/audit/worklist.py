@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -66,6 +67,12 @@ def next_for_review(
             query = select(schema.answers).where(schema.answers.c.seq.in_(list(connection.execute(seqs).scalars())))
             found.append(read_answers(connection, query.order_by(schema.answers.c.seq)))
     return _mixed(found[0], found[1], mix)[:limit]
+
+
+def still_waiting(store: Store, answers: Iterable[int]) -> set[int]:
+    """Those of the answers about which nobody has spoken yet."""
+    with store.reading() as connection:
+        return set(connection.execute(select(_waiting.answer).where(_waiting.answer.in_(list(answers)))).scalars())
 
 
 def _of(camera: str | None, lot: str | None) -> list[ColumnElement[bool]]:

@@ -1,0 +1,225 @@
+"""The command ``defectlens inspector`` and those below it."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
+from vision.errors import SettingsError
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_NEEDED = ("fastapi", "uvicorn", "argon2", "multipart", "jinja2")
+_ROLES = ("viewer", "inspector", "engineer", "admin")
+# Browsers that look at the wall never close their connection by themselves.
+_GOODBYE_S = 2
+
+
+def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    db = click.option("--db", required=True, metavar="URL", help="Of the audit store: a folder, sqlite:///PATH or "
+                      "postgresql://USER@HOST/NAME.")  # fmt: skip
+    files = click.option("--audit-files", "files", type=_FOLDER, help="Where frames and maps are, for PostgreSQL.")
+    return db(files(command))
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--db", metavar="URL", help="Of the audit store: a folder, sqlite:///PATH or postgresql://USER@HOST/NAME.")
+@click.option("--audit-files", "files", type=_FOLDER, help="Where frames and maps are, for PostgreSQL.")
+@click.option("--server", metavar="ADDR", default="", help="HOST:PORT of the inspection server: drift, model figures.")
+@click.option("--admin", metavar="ADDR", default="", help="HOST:PORT that it got as --admin: promote and roll back.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for a network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option("--allow-host", "hosts", multiple=True, help="A name of this machine, for browsers; repeat it for more.")
+@click.option("--certificate", type=_FILE, help="PEM file, for HTTPS.")
+@click.option("--certificate-key", type=_FILE, help="Its key.")
+@click.pass_context
+@exits_cleanly
+def inspector(context: click.Context, db: str | None, **options: Any) -> None:
+    """The inspector's page: review queue, line wall, history, quality report, model room.
+
+    It reads the audit store that `defectlens serve --audit` writes, and adds what people say to it.
+
+    \b
+    Example:
+      defectlens inspector user add eva --role inspector --db audit
+      defectlens inspector --db audit --server 127.0.0.1:50051
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if db is None:
+        raise SettingsError("name the audit store: defectlens inspector --db audit")
+    _need_packages()
+    _run(db, **options)
+
+
+def _run(db: str, **options: Any) -> None:
+    import uvicorn
+
+    from serving.audit import Store, accounts
+    from serving.inspector.app import create_app
+    from serving.inspector.settings import PageSettings
+
+    settings = PageSettings(db=db, **options)
+    set_up_logging()
+    with Store.open(settings.db, files=settings.files, create=True) as store:
+        if not accounts(store):
+            say(f"nobody has an account yet: defectlens inspector user add YOUR-NAME --role admin --db {db}")
+        if not settings.is_loopback and settings.certificate is None:
+            say("warning: passwords travel unencrypted; give --certificate, or put a proxy with HTTPS in front")
+        listening = _listen(settings.host, settings.port)
+        scheme = "https" if settings.certificate else "http"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        say(f"the page is at {scheme}://{host}:{listening.getsockname()[1]}/")
+        config = uvicorn.Config(
+            create_app(settings, store),
+            log_level="warning",
+            server_header=False,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.certificate_key,
+            timeout_graceful_shutdown=_GOODBYE_S,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    return listening
+
+
+@inspector.group()
+def user() -> None:
+    """Who may use the page."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(_ROLES), required=True, help="Each may do what those before may.")
+@click.option("--password-file", type=_FILE, help="Whose first line is the password; else it is asked for.")
+@_store_options
+@exits_cleanly
+def add_user(name: str, role: str, password_file: Path | None, db: str, files: Path | None) -> None:
+    """Make an account. The store is made where there is none.
+
+    \b
+    Example:
+      defectlens inspector user add eva --role inspector --db audit
+    """
+    _need_packages()
+    from serving.audit import Account, Role, Store, add_account
+    from serving.inspector.passwords import hash_password
+
+    hashed = hash_password(_password(password_file))
+    with Store.open(db, files=files, create=True) as store:
+        add_account(store, Account(name, Role(role), hashed), by=_operator())
+    say(f"{name} can sign in now, as {role}")
+
+
+@user.command("password")
+@click.argument("name")
+@click.option("--password-file", type=_FILE, help="Whose first line is the password; else it is asked for.")
+@_store_options
+@exits_cleanly
+def set_password(name: str, password_file: Path | None, db: str, files: Path | None) -> None:
+    """Give an account another password; it is signed out everywhere."""
+    _need_packages()
+    from serving.audit import Store, change_account
+    from serving.inspector.passwords import hash_password
+
+    hashed = hash_password(_password(password_file))
+    with Store.open(db, files=files) as store:
+        change_account(store, name, by=_operator(), password=hashed)
+    say(f"{name} has another password")
+
+
+@user.command("disable")
+@click.argument("name")
+@click.option("--again", is_flag=True, help="Enable it again.")
+@_store_options
+@exits_cleanly
+def disable(name: str, again: bool, db: str, files: Path | None) -> None:
+    """Shut an account out; what it said stays."""
+    from serving.audit import Store, change_account
+
+    with Store.open(db, files=files) as store:
+        change_account(store, name, by=_operator(), disabled=not again)
+    say(f"{name} can sign in again" if again else f"{name} cannot sign in any more")
+
+
+@user.command("list")
+@_store_options
+@json_option
+@exits_cleanly
+def list_users(db: str, files: Path | None, as_json: bool) -> None:
+    """Show all accounts."""
+    from serving.audit import Store, accounts
+
+    with Store.open(db, files=files) as store:
+        found = accounts(store)
+    if as_json:
+        finish({one.name: {"role": one.role.value, "disabled": one.disabled} for one in found}, as_json=True)
+        return
+    for one in found:
+        say(f"{one.name:<20} {one.role}{' (disabled)' if one.disabled else ''}")
+
+
+@inspector.command("export")
+@click.option("--out", type=_FOLDER, required=True, help="A new folder.")
+@click.option("--overruled", is_flag=True, help="Only parts about which a person disagreed, or was asked.")
+@_store_options
+@json_option
+@exits_cleanly
+def export_feedback(out: Path, overruled: bool, db: str, files: Path | None, as_json: bool) -> None:
+    """Write what people said as a folder that `defectlens train` reads, with the masks they drew.
+
+    \b
+    Example:
+      defectlens inspector export --db audit --out feedback
+      defectlens train --data feedback --out runs/feedback
+    """
+    _need_packages()
+    from serving.audit import Action, Store
+    from serving.inspector.feedback import export
+
+    with Store.open(db, files=files) as store:
+        done = export(store, out, overruled_alone=overruled)
+        details = {"images": done.by_label.total(), "masks": done.masks, "overruled_alone": overruled}
+        store.append([Action(action="export-feedback", person=_operator(), subject=str(out), details=details)])
+    finish({**done.by_label, "masks": done.masks, "frames_missing": done.missing}, as_json=as_json)
+
+
+def _operator() -> str:
+    """Who types: there is no account of the page behind a command."""
+    import getpass
+
+    try:
+        return f"command line ({getpass.getuser()})"
+    except (KeyError, OSError):
+        return "command line"
+
+
+def _password(file: Path | None) -> str:
+    if file is None:
+        asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return asked
+    return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
+
+
+def _need_packages() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"the page needs {', '.join(missing)}; install what it needs with `pip install 'defectlens[inspector]'`"
+        )
