@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ from serving.stations import Stations
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from serving.watching import Watcher
-from vision.errors import SettingsError
+from vision.errors import DefectLensError, SettingsError
 
 if TYPE_CHECKING:
     from serving.metrics import MetricsServer
+    from serving.recording import Recording
     from serving.tracing import Tracing
 
 STATION = "station/"
@@ -64,6 +66,7 @@ class InspectionServer:
         self._stopping: asyncio.Task[None] | None = None
         self._admin: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.recording: Recording | None = None
         self._telling: set[asyncio.Future[None]] = set()
         self.admin_address: str | None = None
 
@@ -85,6 +88,8 @@ class InspectionServer:
             await self._open()
         except BaseException:
             await self.fleet.close()
+            if self.recording is not None:
+                await asyncio.to_thread(self.recording.close)
             raise
 
     @property
@@ -96,8 +101,11 @@ class InspectionServer:
         settings = self._settings
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
+        await self._open_audit()
         self.telemetry.queue_depth = lambda: self.fleet.queue_depth
-        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames, self.stations)
+        self._servicer = InspectionServicer(
+            self.fleet, self.telemetry, self.shared_frames, self.stations, self.recording
+        )
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         self.address = self._listen()
@@ -156,12 +164,38 @@ class InspectionServer:
         if self._admin is not None:
             await self._admin.stop(_LAST_CALLS_S)
         await self.fleet.close()
+        await self._close_audit()
         if self._socket is not None:
             remove_socket(*self._socket)
         await asyncio.to_thread(self._stop_watching)
         for problem in self.telemetry.problems:
             _log.error(Event("accounting_broken", problem=problem))
         _log.info(Event("stopped", **self.telemetry.summary()))
+
+    async def _open_audit(self) -> None:
+        settings = self._settings.audit
+        if settings is None:
+            return
+        from serving.recording import SERVER, Recording
+
+        self.recording = await asyncio.to_thread(Recording.open, settings, self._clock)
+        models = [asdict(info.model) for info in self.fleet.served]
+        await self.recording.act("start", SERVER, details={"models": models, "mode": settings.mode})
+        _log.info(Event("audit", store=self.recording.place, mode=settings.mode))
+
+    async def _close_audit(self) -> None:
+        """Sign the end of the chain, after the last answer."""
+        if self.recording is None:
+            return
+        from serving.recording import SERVER
+
+        try:
+            await self.recording.act("stop", SERVER, details=self.telemetry.figures())
+        except DefectLensError as error:
+            _log.error(Event("audit_fails", reason=str(error)))
+        await asyncio.to_thread(self.recording.close)
+        counts = self.recording.counts()
+        _log.info(Event("audit_closed", recorded=counts.recorded, failed=counts.failed, dropped=counts.dropped))
 
     def _listen(self) -> str:
         path = socket_path(self._settings.address)
