@@ -13,7 +13,10 @@ from click.testing import CliRunner
 
 import defectlens
 
-COMMANDS = ("train", "evaluate", "export", "serve", "inspect", "models", "top", "info", "tune", "demo")
+COMMANDS = (
+    *("train", "evaluate", "export", "calibrate", "serve", "inspect", "models", "top", "info", "whatif", "escapes"),
+    *("tune", "demo"),
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
