@@ -35,6 +35,7 @@ BASIS = Evidence(
     assumption=EXCHANGEABLE,
     measured={"overkill_rate": rate(15, 400)},
     figures={"expected_cost": 0.25},
+    class_policy={"bright": 0.5, "dark": 0.9},
     notes=("one", "two"),
 )
 
