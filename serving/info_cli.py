@@ -13,6 +13,7 @@ from vision.bundle import Bundle, load_bundle
 from vision.calibration.evidence import percent
 from vision.console import exits_cleanly, plain
 from vision.decision import OperatingPoint
+from vision.drift.reference import bundle_reference
 from vision.errors import SettingsError
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -54,7 +55,7 @@ def _show(facts: dict[str, Any], indent: str = "") -> None:
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
+    manifest, reference = bundle.manifest, bundle_reference(bundle)
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -70,6 +71,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "class_calibration": None if manifest.class_calibration is None else asdict(manifest.class_calibration),
         "precisions": bundle.precisions,
         "check_frames": bundle.has_check_frames,
+        "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
         "calibration_images": len(manifest.calibration_scores),
         "metrics": manifest.metrics,
         "parity": manifest.parity,

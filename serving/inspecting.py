@@ -62,16 +62,24 @@ class Inspecting:
         overlays: folder for the overlays; None asks for none.
         rate: frames per second at most; None sends as fast as answers come.
         in_flight: frames that are out at once.
+        camera: name that the frames go under; empty for none.
     """
 
     def __init__(
-        self, answers: IO[str], *, overlays: Path | None = None, rate: float | None = None, in_flight: int = 4
+        self,
+        answers: IO[str],
+        *,
+        overlays: Path | None = None,
+        rate: float | None = None,
+        in_flight: int = 4,
+        camera: str = "",
     ) -> None:
         self.stop = threading.Event()
         self._answers = answers
         self._overlays = overlays
         self._rate = rate
         self._in_flight = in_flight
+        self._camera = camera
         self._tally = Tally()
         self._out: dict[str, SourceFrame] = {}
         self._unreadable: SimpleQueue[SourceFrame] = SimpleQueue()
@@ -107,7 +115,7 @@ class Inspecting:
             if frame.image is None:
                 self._unreadable.put(frame)
                 continue
-            request = FrameRequest(frame.image, f"{index:06d}/{frame.name}", outputs=outputs)
+            request = FrameRequest(frame.image, f"{index:06d}/{frame.name}", self._camera, outputs=outputs)
             self._out[request.request_id] = SourceFrame(frame.name, frame.path)
             yield request
 
@@ -191,6 +199,7 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "provider": reply.provider,
         "provider_fallback": reply.provider_fallback,
         "precision": reply.precision,
+        "drift": None if reply.drift is None else {**asdict(reply.drift), "state": reply.drift.state.name},
         "overlay": overlay,
         "error": None,
     }

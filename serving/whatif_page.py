@@ -52,8 +52,11 @@ def write_page(
 def _table(outcomes: dict[str, Outcome], thresholds: dict[str, Thresholds | None]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in outcomes)
     rows = [f'<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>']
-    for label, place in (("reject from", "image"), ("review from", "review")):
-        values = [None if one is None else getattr(one, place) for one in thresholds.values()]
+    known = list(thresholds.values())
+    for label, values in (
+        ("reject from", [None if one is None else one.image for one in known]),
+        ("review from", [None if one is None else one.review for one in known]),
+    ):
         cells = "".join(f"<td>{'–' if value is None else f'{value:.4g}'}</td>" for value in values)
         rows.append(f'<tr><th scope="row">{label} (raw anomaly score)</th>{cells}</tr>')
     for key, name, meaning in ROWS:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.inspection.v1 import inspection_pb2 as pb
+from serving import wire_drift
 from serving.messages import (
     ALL,
     EncodedImage,
@@ -36,6 +38,7 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
         model=request.model,
         model_version=request.model_version,
         timeout_ms=request.timeout_ms,
+        station=request.station,
         outputs=_outputs_to_proto(request.outputs),
     )
     if request.capture_time_ns is not None:
@@ -71,7 +74,8 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
         model=message.model,
         model_version=message.model_version,
         timeout_ms=message.timeout_ms,
-        outputs=_outputs_from_proto(message.outputs),
+        outputs=_outputs_from_bytes(message.outputs.SerializeToString()),
+        station=message.station,
     )
 
 
@@ -103,6 +107,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=info.fast_decode,
+        drift=None if info.drift is None else wire_drift.watch_to_proto(info.drift),
         class_calibration=calibration_to_proto(info.class_calibration),
     )
 
@@ -143,6 +148,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=message.fast_decode,
+        drift=wire_drift.watch_from_proto(message.drift) if message.HasField("drift") else None,
         class_calibration=(
             calibration_from_proto(message.class_calibration) if message.HasField("class_calibration") else None
         ),
@@ -172,7 +178,10 @@ def _outputs_to_proto(outputs: Outputs) -> pb.Outputs:
     )
 
 
-def _outputs_from_proto(message: pb.Outputs) -> Outputs:
+@lru_cache(maxsize=256)
+def _outputs_from_bytes(data: bytes) -> Outputs:
+    """A camera asks for the same thing every time."""
+    message = pb.Outputs.FromString(data)
     try:
         map_format, mask_format = MapFormat(message.map_format), MaskFormat(message.mask_format)
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protos.inspection.v1 import inspection_pb2 as pb
-from serving import maps, wire
+from serving import maps, wire, wire_drift
 from serving.messages import FrameRequest, InspectionReply, MapFormat, MaskFormat, ModelInfo, Timings
 from serving.status import to_proto
 from vision.errors import DefectLensError
@@ -58,6 +58,7 @@ def reply_to_proto(result: FrameResult, request: FrameRequest, info: ModelInfo, 
         provider=wire.provider_to_proto(info),
         frame_width=inspection.frame_width,
         frame_height=inspection.frame_height,
+        drift=None if result.drift is None else wire_drift.drift_to_proto(result.drift),
         unknown_defect=inspection.is_unknown,
         class_hits=inspection.class_hits,
     )
@@ -119,6 +120,7 @@ def reply_from_proto(message: pb.InspectResponse, latency_ms: float) -> Inspecti
         precision=message.provider.precision,
         overlay_jpeg=message.overlay_jpeg or None,
         latency_ms=latency_ms,
+        drift=wire_drift.drift_from_proto(message.drift) if message.HasField("drift") else None,
     )
 
 

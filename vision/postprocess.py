@@ -17,8 +17,9 @@ from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
 ANOMALY = "anomaly"
 """The label of a defect whose class is not known."""
 
-# Regions of larger frames are found on a map of at most this side and scaled: 20 megapixels would cost 0.3 s.
-_MAX_REGION_SIDE = 2048
+# Regions of larger frames are found on a map of so many pixels a cell of the model's grid, each way, and scaled. Finer
+# ones show nothing but the interpolation, and of a large defect cost more than the model: 50 ms at 1280x1024.
+_REGION_PIXELS = 8
 _MAX_REGIONS = 100
 
 
@@ -29,22 +30,36 @@ def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:
     )
 
 
-def judge(outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_width: int) -> Inspection:
+def has_regions(outputs: ModelOutputs, manifest: Manifest) -> bool:
+    """Whether ``judge`` would search for regions: some value of the one frame's map reaches the pixel threshold."""
+    threshold = manifest.operating_point.pixel_threshold
+    return outputs.anomaly_map is not None and threshold is not None and _reaches(outputs.anomaly_map, threshold)
+
+
+def _reaches(anomaly_map: FloatArray, pixel_threshold: float) -> bool:
+    """Stretching bilinearly makes no value larger: looking here spares good parts the work on frame pixels."""
+    return bool((anomaly_map >= pixel_threshold).any())
+
+
+def judge(
+    outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_width: int, *, regions: bool = True
+) -> Inspection:
     """Judge one frame.
 
     Args:
         outputs: of exactly one frame (``ModelOutputs.row``).
         manifest: the bundle's classes, calibration scores and operating point.
         frame_height, frame_width: of the frame as it came in, in pixels.
+        regions: find the defect regions too; the verdict does not depend on them.
     """
     score = None if outputs.anomaly_score is None else float(outputs.anomaly_score[0])
     judged = judge_scores(outputs.class_logits[0], score, manifest)
     point = manifest.operating_point
     anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
     class_map = None if outputs.class_map is None else outputs.class_map[0]
-    regions: tuple[DefectRegion, ...] = ()
-    if anomaly_map is not None and point.pixel_threshold is not None:
-        regions = find_regions(
+    found: tuple[DefectRegion, ...] = ()
+    if regions and anomaly_map is not None and point.pixel_threshold is not None:
+        found = find_regions(
             anomaly_map,
             point.pixel_threshold,
             frame_height,
@@ -61,7 +76,7 @@ def judge(outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_wi
         class_logits=outputs.class_logits[0],
         anomaly_score=score,
         calibrated_anomaly_score=None if score is None else calibrated_score(score, manifest.calibration_array),
-        regions=regions,
+        regions=found,
         anomaly_map=anomaly_map,
         saliency_map=outputs.saliency_map[0],
         attention_map=outputs.attention_map[0],
@@ -95,10 +110,10 @@ def find_regions(
 
     A region takes the class that ``class_map`` ``[D, h, w]`` favours inside it, else ``default_label``.
     """
-    if not (anomaly_map >= pixel_threshold).any():
-        return ()  # stretching bilinearly makes no value larger; spares good parts the work on frame pixels
-    scale = min(1.0, _MAX_REGION_SIDE / max(frame_height, frame_width))
-    height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
+    if not _reaches(anomaly_map, pixel_threshold):
+        return ()
+    rows, columns = anomaly_map.shape
+    height, width = min(frame_height, _REGION_PIXELS * rows), min(frame_width, _REGION_PIXELS * columns)
     values = resize_map(anomaly_map, height, width)
     hits = (values >= pixel_threshold).astype(np.uint8)
     if not hits.any():

@@ -64,7 +64,8 @@ class ModelOutputs:
     its bias); ``attention_map`` ``[N, C, h, w]``, each class's query over the tokens, adding up to 1.
     ``anomaly_score`` ``[N]`` and ``anomaly_map`` ``[N, h', w']``, raw, higher is worse: None where the model never saw
     a good part. ``class_map`` ``[N, D, h', w']``, per pixel which of the D defect classes it is *if* it is defective
-    (adding up to 1 over D): None where no masks of labelled defects were given.
+    (adding up to 1 over D): None where no masks of labelled defects were given. ``embedding`` ``[N, E]``: what the
+    frame is like as a whole, for comparison with other frames; None in bundles of earlier versions.
     """
 
     class_logits: FloatArray
@@ -73,6 +74,7 @@ class ModelOutputs:
     anomaly_score: FloatArray | None = None
     anomaly_map: FloatArray | None = None
     class_map: FloatArray | None = None
+    embedding: FloatArray | None = None
 
     def __len__(self) -> int:
         return int(self.class_logits.shape[0])
@@ -85,7 +87,15 @@ class ModelOutputs:
         )
 
 
-OUTPUT_NAMES = ("class_logits", "saliency_map", "attention_map", "anomaly_score", "anomaly_map", "class_map")
+OUTPUT_NAMES = (
+    "class_logits",
+    "saliency_map",
+    "attention_map",
+    "anomaly_score",
+    "anomaly_map",
+    "class_map",
+    "embedding",
+)
 
 
 @dataclass(frozen=True, slots=True)

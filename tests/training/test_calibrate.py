@@ -16,6 +16,7 @@ from training.data import read_data
 from training.default_point import fit_probabilities
 from training.options import TrainOptions, choose_recipe
 from training.splits import split
+from training.subspace import fit_subspace
 from vision.decision import decide
 from vision.errors import DataError
 from vision.model.config import ModelConfig
@@ -32,7 +33,7 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
     recipe = choose_recipe(data, parts, options)
     config = ModelConfig(
         "test_efficientnet", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map, dim=32,
-        depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1,
+        depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1, subspace=recipe.subspace,
     )  # fmt: skip
     torch.manual_seed(0)
     stores = (FrameStore(parts.validation, _SPEC), FrameStore(parts.calibration, _SPEC))
@@ -67,11 +68,13 @@ def test_without_masks_synthetic_defects_choose_the_pixel_threshold(tmp_path: Pa
 
 
 def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, options: TrainOptions) -> None:
-    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), options)
+    everything = replace(options, reconstruction=True)
+    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), everything)
+    fit_subspace(detector, [calibration])
     calibrate(detector, recipe, validation, calibration)
     frames = torch.from_numpy(np.stack([validation[index][0] for index in range(len(validation))]))
-    for alone in ((1.0, 0.0), (0.0, 1.0)):
-        detector.map_weight.copy_(torch.tensor(alone))
+    for alone in torch.eye(3):
+        detector.map_weight.copy_(alone)
         with torch.no_grad():
             scores = detector.eval()(frames).anomaly_score.numpy()
         assert scores.mean() == pytest.approx(0, abs=1e-3)

@@ -251,9 +251,7 @@ def test_probabilities_are_fitted_from_labelled_folders(tmp_path: Path, good: Pa
     found = calibrate(bundle, "--data", tmp_path / "all", "--max-overkill", "0.05", "--class-threshold", "dark=0.8")
     after = load_bundle(tmp_path / "next").manifest
     assert after.class_calibration is not None
-    # Every fitting image stands for five good ones, so that the mix is about that of the folder.
-    assert after.class_calibration.mix["good"] == pytest.approx(120 / 170, abs=0.1)
-    assert after.class_calibration.mix["dark"] == after.class_calibration.mix["bright"]
+    assert after.class_calibration.mix["dark"] == pytest.approx(25 / (25 + 25 + 115), abs=0.01)
     assert after.operating_point.class_thresholds == {"bright": 0.5, "dark": 0.8}
     assert found["good_images"] < 120
     assert found["defective_images"] == 54

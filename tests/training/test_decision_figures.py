@@ -156,7 +156,7 @@ def test_the_error_of_probabilities_is_that_of_the_right_column() -> None:
     figures = probability_figures(found, manifest, 0)
     assert figures is not None
     assert figures["probabilities"]["ece"] == pytest.approx(0.2, abs=1e-6)
-    assert figures["probabilities"]["defective_ece"] == figures["probabilities"]["ece"]
+    assert figures["probabilities"]["defective_ece"] == pytest.approx(0.2, abs=1e-6)
     assert figures["probabilities"]["nll"] == pytest.approx(-(0.6 * np.log(0.8) + 0.4 * np.log(0.2)), abs=1e-5)
     low, high = figures["probabilities"]["interval"]
     assert low <= figures["probabilities"]["ece"] <= high

@@ -15,7 +15,7 @@ import defectlens
 
 COMMANDS = (
     *("train", "evaluate", "export", "calibrate", "serve", "inspect", "models", "top", "info", "whatif", "escapes"),
-    *("tune", "demo"),
+    *("tune", "demo", "doctor", "masters", "override", "forget", "reference"),
 )
 
 

@@ -15,7 +15,8 @@ class ModelConfig:
     ``height`` and ``width`` are the input size in pixels, multiples of 32. ``classes`` are the read-out's, the good
     class first where there is one. ``reconstruction``: the model has the blocks that predict the features of a normal
     part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
-    neither an anomaly score nor a map.
+    neither an anomaly score nor a map. ``subspace``: whole-frame patterns of good frames for each stride (see
+    ``vision.model.subspace``); 0 for none, as in models of earlier versions.
     """
 
     backbone: str
@@ -32,6 +33,7 @@ class ModelConfig:
     reconstruction_dim: int = 256
     reconstruction_depth: int = 4
     dropout: float = 0.2
+    subspace: int = 0
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or min(self.height, self.width) < 64:
@@ -40,8 +42,10 @@ class ModelConfig:
             )
         if self.dim % self.heads or self.reconstruction_dim % self.heads:
             raise SettingsError(f"{self.heads} heads do not divide {self.dim} and {self.reconstruction_dim} channels")
-        if self.good_class is None and self.reconstruction:
-            raise SettingsError("reconstruction needs good images; this model has no good class")
+        if self.good_class is None and (self.reconstruction or self.subspace):
+            raise SettingsError("a map of what is not normal needs good images; this model has no good class")
+        if self.subspace < 0:
+            raise SettingsError(f"the subspace's number of patterns must be at least 0; got {self.subspace}")
         if self.good_class is not None and self.classes[0] != self.good_class:
             raise SettingsError(f"the good class {self.good_class!r} must come first in {self.classes}")
 

@@ -170,6 +170,9 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     UNREACHABLE: _ErrorCode.ValueType  # 21
     SUPERSEDED: _ErrorCode.ValueType  # 22
     TOO_FEW_IMAGES: _ErrorCode.ValueType  # 23
+    STATION_STOPPED: _ErrorCode.ValueType  # 24
+    """Its last check with master parts failed, and nobody has overridden that."""
+    NOT_AUTHORIZED: _ErrorCode.ValueType  # 25
     SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
@@ -199,8 +202,43 @@ TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
 SUPERSEDED: ErrorCode.ValueType  # 22
 TOO_FEW_IMAGES: ErrorCode.ValueType  # 23
+STATION_STOPPED: ErrorCode.ValueType  # 24
+"""Its last check with master parts failed, and nobody has overridden that."""
+NOT_AUTHORIZED: ErrorCode.ValueType  # 25
 SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
+
+class _DriftState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriftStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRIFT_NOT_WATCHED: _DriftState.ValueType  # 0
+    DRIFT_STEADY: _DriftState.ValueType  # 1
+    DRIFT_LEARNING: _DriftState.ValueType  # 2
+    """The first frames of a camera: changes of its own are not looked for yet, large ones are."""
+    DRIFT_CAMERA_CHANGED: _DriftState.ValueType  # 3
+    """Focus, light, framing or dirt."""
+    DRIFT_PARTS_WORSE: _DriftState.ValueType  # 4
+    """Anomaly scores rise, and the camera is as it was."""
+    DRIFT_UNCLEAR: _DriftState.ValueType  # 5
+    """Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
+
+class DriftState(_DriftState, metaclass=_DriftStateEnumTypeWrapper):
+    """What is said of a camera. Each alarm comes with a bound on false ones; see DriftWatch."""
+
+DRIFT_NOT_WATCHED: DriftState.ValueType  # 0
+DRIFT_STEADY: DriftState.ValueType  # 1
+DRIFT_LEARNING: DriftState.ValueType  # 2
+"""The first frames of a camera: changes of its own are not looked for yet, large ones are."""
+DRIFT_CAMERA_CHANGED: DriftState.ValueType  # 3
+"""Focus, light, framing or dirt."""
+DRIFT_PARTS_WORSE: DriftState.ValueType  # 4
+"""Anomaly scores rise, and the camera is as it was."""
+DRIFT_UNCLEAR: DriftState.ValueType  # 5
+"""Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
+Global___DriftState: _TypeAlias = DriftState  # noqa: Y015
 
 @_typing.final
 class InspectRequest(_message.Message):
@@ -219,6 +257,7 @@ class InspectRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    STATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
     camera_id: _builtins.str
@@ -234,6 +273,10 @@ class InspectRequest(_message.Message):
     """A whole JPEG, PNG, BMP, TIFF or WebP file; 8 or 16 bits, grey or colour, alpha is dropped."""
     model_version: _builtins.str
     """Version of the model that must answer; empty takes the one that serves. Another one ends in WRONG_MODEL."""
+    station: _builtins.str
+    """The station that the camera belongs to, one of those that the server was started with; not needed where the server
+    was told the station's cameras. While a station is stopped, its frames end in STATION_STOPPED.
+    """
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
         """When the frame was exposed."""
@@ -264,10 +307,11 @@ class InspectRequest(_message.Message):
         outputs: Global___Outputs | None = ...,
         stream: Global___StreamOptions | None = ...,
         model_version: _builtins.str = ...,
+        station: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "shared", b"shared", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "station", b"station", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw", "shared"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
@@ -557,6 +601,7 @@ class InspectResponse(_message.Message):
     CREDITS_FIELD_NUMBER: _builtins.int
     UNKNOWN_DEFECT_FIELD_NUMBER: _builtins.int
     CLASS_HITS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
@@ -621,6 +666,10 @@ class InspectResponse(_message.Message):
     def class_hits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Defect classes whose probability reaches their class threshold, the surest first. Each alone makes a REJECT."""
 
+    @_builtins.property
+    def drift(self) -> Global___Drift:
+        """Of the frame's camera, after this frame. Not set where nothing is watched."""
+
     def __init__(
         self,
         *,
@@ -647,10 +696,11 @@ class InspectResponse(_message.Message):
         credits: _builtins.int = ...,
         unknown_defect: _builtins.bool = ...,
         class_hits: _abc.Iterable[_builtins.str] | None = ...,
+        drift: Global___Drift | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "drift", b"drift", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_hits", b"class_hits", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "unknown_defect", b"unknown_defect", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_hits", b"class_hits", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "drift", b"drift", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "unknown_defect", b"unknown_defect", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
@@ -662,6 +712,37 @@ class InspectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__calibrated_anomaly_score) -> _WhichOneofReturnType__calibrated_anomaly_score | None: ...
 
 Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
+
+@_typing.final
+class Drift(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    state: Global___DriftState.ValueType
+    signal: _builtins.str
+    """The one with the most evidence, e.g. focus, brightness, shift_x or dirt."""
+    strength: _builtins.float
+    """0..1: that evidence as a share of what an alarm takes, on a log scale."""
+    shift: _builtins.float
+    """How far the signal's recent values are off, in spreads of good calibration frames."""
+    def __init__(
+        self,
+        *,
+        state: Global___DriftState.ValueType = ...,
+        signal: _builtins.str = ...,
+        strength: _builtins.float = ...,
+        shift: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shift", b"shift", "signal", b"signal", "state", b"state", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drift: _TypeAlias = Drift  # noqa: Y015
 
 @_typing.final
 class ClassScore(_message.Message):
@@ -922,18 +1003,22 @@ class Error(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: Global___ErrorCode.ValueType
     message: _builtins.str
     """What was wrong, what was got, and how to mend it."""
+    retry_after_ms: _builtins.int
+    """OVERLOADED only: when there should be room; 0 where that is not known."""
     def __init__(
         self,
         *,
         code: Global___ErrorCode.ValueType = ...,
         message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -977,6 +1062,7 @@ class GetModelResponse(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     TOLERANCES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     GATE_JSON_FIELD_NUMBER: _builtins.int
     CLASS_CALIBRATION_FIELD_NUMBER: _builtins.int
     FAST_DECODE_FIELD_NUMBER: _builtins.int
@@ -1014,6 +1100,10 @@ class GetModelResponse(_message.Message):
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
+    def drift(self) -> Global___DriftWatch:
+        """Not set where nothing is watched."""
+
+    @_builtins.property
     def class_calibration(self) -> Global___ClassCalibration:
         """Not set where class scores are no probabilities."""
 
@@ -1034,19 +1124,56 @@ class GetModelResponse(_message.Message):
         provider: Global___Provider | None = ...,
         tolerances: Global___Tolerances | None = ...,
         limits: Global___Limits | None = ...,
+        drift: Global___DriftWatch | None = ...,
         gate_json: _builtins.str = ...,
         class_calibration: Global___ClassCalibration | None = ...,
         fast_decode: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "drift", b"drift", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "drift", b"drift", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__good_class) -> _WhichOneofReturnType__good_class | None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class DriftWatch(_message.Message):
+    """How cameras are watched, and what an alarm means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_FALSE_ALARM_FIELD_NUMBER: _builtins.int
+    AGAINST_CALIBRATION_FIELD_NUMBER: _builtins.int
+    reference_frames: _builtins.int
+    """Good frames that they are compared with."""
+    frames_per_false_alarm: _builtins.int
+    """The promise: while a camera's frames are exchangeable with the reference and with each other, at most one alarm in
+    so many frames of a camera on average.
+    """
+    against_calibration: _builtins.bool
+    """Frames are compared with the reference, and not only with the camera's first ones."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[_builtins.str] | None = ...,
+        reference_frames: _builtins.int = ...,
+        frames_per_false_alarm: _builtins.int = ...,
+        against_calibration: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_calibration", b"against_calibration", "frames_per_false_alarm", b"frames_per_false_alarm", "reference_frames", b"reference_frames", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftWatch: _TypeAlias = DriftWatch  # noqa: Y015
 
 @_typing.final
 class OperatingPoint(_message.Message):
@@ -1565,6 +1692,7 @@ class GetStatusResponse(_message.Message):
     RECENT_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     RESIDENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    STATIONS_FIELD_NUMBER: _builtins.int
     uptime_s: _builtins.float
     queue_depth: _builtins.int
     """Frames that wait for inference now."""
@@ -1584,6 +1712,10 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def recent(self) -> Global___RecentFrames: ...
+    @_builtins.property
+    def stations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StationStatus]:
+        """As the server was started with them."""
+
     def __init__(
         self,
         *,
@@ -1595,14 +1727,61 @@ class GetStatusResponse(_message.Message):
         recent: Global___RecentFrames | None = ...,
         queue_depth: _builtins.int = ...,
         resident_memory_bytes: _builtins.int = ...,
+        stations: _abc.Iterable[Global___StationStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class StationStatus(_message.Message):
+    """One line of the factory, checked with master parts at the start of a shift."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_BY_FIELD_NUMBER: _builtins.int
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    station: _builtins.str
+    serving: _builtins.bool
+    """False: its frames end in STATION_STOPPED."""
+    reason: _builtins.str
+    """In words: why, or how the last check went."""
+    passed: _builtins.bool
+    overridden_by: _builtins.str
+    """Who let a failed station serve; empty where nobody did."""
+    @_builtins.property
+    def checked(self) -> _timestamp_pb2.Timestamp:
+        """Of the last check; not set before the first one."""
+
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        station: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        checked: _timestamp_pb2.Timestamp | None = ...,
+        passed: _builtins.bool = ...,
+        overridden_by: _builtins.str = ...,
+        cameras: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "checked", b"checked", "overridden_by", b"overridden_by", "passed", b"passed", "reason", b"reason", "serving", b"serving", "station", b"station"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StationStatus: _TypeAlias = StationStatus  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):
@@ -1697,26 +1876,178 @@ class CameraStatus(_message.Message):
     CAMERA_ID_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     LAST_FRAME_AGE_S_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     camera_id: _builtins.str
     """Empty for frames without one."""
     last_frame_age_s: _builtins.float
     """Since its last frame came in."""
     @_builtins.property
     def counts(self) -> Global___FrameCounts: ...
+    @_builtins.property
+    def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraDrift]:
+        """One a model that the camera's frames went to; empty where nothing is watched."""
+
     def __init__(
         self,
         *,
         camera_id: _builtins.str = ...,
         counts: Global___FrameCounts | None = ...,
         last_frame_age_s: _builtins.float = ...,
+        drift: _abc.Iterable[Global___CameraDrift] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "counts", b"counts", "last_frame_age_s", b"last_frame_age_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "counts", b"counts", "drift", b"drift", "last_frame_age_s", b"last_frame_age_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CameraStatus: _TypeAlias = CameraStatus  # noqa: Y015
+
+@_typing.final
+class CameraDrift(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AlarmsSoFarEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    ALARMS_SO_FAR_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    """That were watched since the model came or the camera was forgotten."""
+    @_builtins.property
+    def model(self) -> Global___ModelIdentity: ...
+    @_builtins.property
+    def now(self) -> Global___Drift: ...
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftAlarm]:
+        """Those that stand; what explains most comes first."""
+
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftLevel]:
+        """Every signal."""
+
+    @_builtins.property
+    def alarms_so_far(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By signal."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelIdentity | None = ...,
+        now: Global___Drift | None = ...,
+        frames: _builtins.int = ...,
+        alarms: _abc.Iterable[Global___DriftAlarm] | None = ...,
+        levels: _abc.Iterable[Global___DriftLevel] | None = ...,
+        alarms_so_far: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "alarms_so_far", b"alarms_so_far", "frames", b"frames", "levels", b"levels", "model", b"model", "now", b"now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraDrift: _TypeAlias = CameraDrift  # noqa: Y015
+
+@_typing.final
+class DriftAlarm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    AGAINST_CALIBRATION_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    SINCE_FRAME_FIELD_NUMBER: _builtins.int
+    RAISED_S_AGO_FIELD_NUMBER: _builtins.int
+    SINCE_S_AGO_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    LOG10_ODDS_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    against_calibration: _builtins.bool
+    """Else against the camera's own first frames."""
+    frame: _builtins.int
+    """When it was raised, counted in the camera's watched frames."""
+    since_frame: _builtins.int
+    """When the change most probably began."""
+    raised_s_ago: _builtins.float
+    since_s_ago: _builtins.float
+    shift: _builtins.float
+    """Of the values since then, in spreads of good calibration frames."""
+    log10_odds: _builtins.float
+    """The evidence: 1 to 10^x against chance, before the correction for many signals."""
+    words: _builtins.str
+    """What changed and how, in words."""
+    advice: _builtins.str
+    """What to do about it."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        against_calibration: _builtins.bool = ...,
+        frame: _builtins.int = ...,
+        since_frame: _builtins.int = ...,
+        raised_s_ago: _builtins.float = ...,
+        since_s_ago: _builtins.float = ...,
+        shift: _builtins.float = ...,
+        log10_odds: _builtins.float = ...,
+        words: _builtins.str = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "against_calibration", b"against_calibration", "frame", b"frame", "log10_odds", b"log10_odds", "raised_s_ago", b"raised_s_ago", "shift", b"shift", "signal", b"signal", "since_frame", b"since_frame", "since_s_ago", b"since_s_ago", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftAlarm: _TypeAlias = DriftAlarm  # noqa: Y015
+
+@_typing.final
+class DriftLevel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    shift: _builtins.float
+    """Recent frames against the calibration, in its spreads."""
+    strength: _builtins.float
+    """0..1, as in Drift."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        shift: _builtins.float = ...,
+        strength: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shift", b"shift", "signal", b"signal", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftLevel: _TypeAlias = DriftLevel  # noqa: Y015
 
 @_typing.final
 class RecentFrames(_message.Message):
