@@ -1,6 +1,6 @@
 """Signed checkpoints: statements that the chain had a certain digest at a certain record, which only the key can make.
 
-A statement is JSON as in ``serving.audit.chain``: the keys ``digest``, ``key``, ``seq``, ``store``, ``time_ns`` and
+A statement is JSON as in ``serving.audit.chain``: ``digest``, ``key``, ``seq``, ``store``, ``time_ns`` and
 ``v``. Its signature is Ed25519 (RFC 8032) over ``"defectlens checkpoint 1\\n"`` and the statement in UTF-8. ``key`` is
 the SHA-256 of the public key's 32 bytes, in hex.
 """
