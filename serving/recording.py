@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.audit import Action, AuditPlace, Store
+from serving.audit.bundles import keep_bundle
 from serving.audit.drafts import Draft
 from serving.audit.recorder import Recorder, RecorderCounts
 from serving.audit.signing import Signer
 from serving.messages import EncodedImage, FrameRequest, ModelInfo, RawImage
 from serving.pipeline import FrameResult
-from serving.recording_options import AuditMode, AuditSettings
+from serving.recording_options import SERVER, AuditMode, AuditSettings
 from serving.stages import EncodedMaps
 from vision.errors import AuditError, DeadlineError, DefectLensError, ImageError
 
 # A store that takes longer has died: a network file system that is gone, a database that hangs.
 _PATIENCE_S = 10.0
-SERVER = "server"
-"""Stands where a record names a person, for what the server did by itself."""
 
 
 class Recording:
@@ -135,6 +135,15 @@ class Recording:
             reason=str(error),
         )
         self._recorder.submit(draft, wait=False)
+
+    async def keep_bundle(self, folder: Path) -> None:
+        """Keep a bundle that is about to serve, so that its answers can be computed again.
+
+        Raises:
+            BundleError: it is not whole.
+            AuditError: it cannot be written.
+        """
+        await asyncio.to_thread(keep_bundle, self._store, folder, SERVER)
 
     async def act(
         self, action: str, person: str, subject: str = "", reason: str = "", details: Mapping[str, Any] | None = None

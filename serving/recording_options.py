@@ -11,6 +11,8 @@ import click
 
 from vision.errors import SettingsError
 
+SERVER = "server"
+"""Stands where a record names a person, for what the server did by itself."""
 AuditMode = Literal["strict", "best-effort"]
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)

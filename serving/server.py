@@ -22,6 +22,7 @@ from serving.admin import admin_server
 from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
+from serving.recording_options import SERVER
 from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings, socket_path
 from serving.shared_frames import SharedFrames
@@ -99,9 +100,12 @@ class InspectionServer:
 
     async def _open(self) -> None:
         settings = self._settings
+        await self._open_audit()
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
-        await self._open_audit()
+        if self.recording is not None:
+            models = [asdict(info.model) for info in self.fleet.served]
+            await self.recording.act("start", SERVER, details={"models": models, "mode": self.recording.mode})
         self.telemetry.queue_depth = lambda: self.fleet.queue_depth
         self._servicer = InspectionServicer(
             self.fleet, self.telemetry, self.shared_frames, self.stations, self.recording
@@ -176,19 +180,16 @@ class InspectionServer:
         settings = self._settings.audit
         if settings is None:
             return
-        from serving.recording import SERVER, Recording
+        from serving.recording import Recording
 
         self.recording = await asyncio.to_thread(Recording.open, settings, self._clock)
-        models = [asdict(info.model) for info in self.fleet.served]
-        await self.recording.act("start", SERVER, details={"models": models, "mode": settings.mode})
+        self.fleet.loaded = self.recording.keep_bundle
         _log.info(Event("audit", store=self.recording.place, mode=settings.mode))
 
     async def _close_audit(self) -> None:
         """Sign the end of the chain, after the last answer."""
         if self.recording is None:
             return
-        from serving.recording import SERVER
-
         try:
             await self.recording.act("stop", SERVER, details=self.telemetry.figures())
         except DefectLensError as error:
@@ -236,7 +237,7 @@ class InspectionServer:
     async def _open_admin(self) -> None:
         settings = self._settings
         if settings.admin is not None:
-            self._admin = admin_server(self.fleet, self.stations, settings.max_request_bytes)
+            self._admin = admin_server(self.fleet, self.stations, settings.max_request_bytes, self.recording)
             self.admin_address = _bind(self._admin, settings.admin)
             await self._admin.start()
             _log.info(Event("admin_ready", address=self.admin_address))

@@ -10,7 +10,6 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, ClassVar
 
 from vision.errors import SettingsError
@@ -18,6 +17,7 @@ from vision.types import Verdict
 
 _LONGEST_NAME = 200
 _ATOMS = frozenset({str, int, float, bool, type(None)})
+_FIELDS: dict[type[Any], tuple[str, ...]] = {}
 
 
 class Kind(enum.StrEnum):
@@ -256,6 +256,7 @@ class Action:
 
     ``action``: a word such as ``start``, ``stop``, ``promote``, ``rollback``, ``override``, ``login``, ``export``.
     ``subject``: what it was done to. ``details``: whatever else is worth keeping; text, numbers, lists and dicts.
+    ``attached``: files that belong to it.
     """
 
     kind: ClassVar[Kind] = Kind.ACTION
@@ -264,6 +265,7 @@ class Action:
     subject: str = ""
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    attached: tuple[FileRef, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.action or not self.person:
@@ -271,15 +273,17 @@ class Action:
 
     @property
     def files(self) -> tuple[FileRef, ...]:
-        return ()
+        return self.attached
 
     def body(self) -> dict[str, Any]:
         cut = {name: short(getattr(self, name)) for name in ("action", "person", "subject")}
-        return {**cut, "reason": self.reason, "details": dict(self.details)}
+        attached = [_plain(ref) for ref in self.attached]
+        return {**cut, "reason": self.reason, "details": dict(self.details), "attached": attached}
 
     @classmethod
     def from_body(cls, values: Mapping[str, Any]) -> Action:
-        return cls(**{name: values[name] for name in _names(cls)})
+        known = {name: values[name] for name in _names(cls)}
+        return cls(**{**known, "attached": tuple(_ref(one) for one in values["attached"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,9 +338,11 @@ def _ref(values: Mapping[str, Any] | None) -> FileRef | None:
     return None if values is None else FileRef(**values)
 
 
-@cache
 def _names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind))
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(one.name for one in fields(kind))
+    return names
 
 
 def _plain(value: Any) -> Any:

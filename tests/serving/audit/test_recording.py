@@ -133,14 +133,15 @@ async def test_start_and_end_are_recorded_and_the_end_is_signed(serve: Serve, tm
             await client.inspect(png(part()))
         digest = server.info.model.bundle_digest
     with Store.open(tmp_path / "audit") as store:
-        stop, start = (stored.record for stored in actions(store))
+        stop, start, model = (stored.record for stored in actions(store))
         checkpoints = kept_checkpoints(store)
         signer = Signer.at(store.place.key)
-        assert checkpoints[-1].digest == store.get(14).digest
+        assert checkpoints[-1].digest == store.get(15).digest
     assert start.details["models"][0]["bundle_digest"] == digest  # type: ignore[union-attr]
+    assert model.subject == digest  # type: ignore[union-attr]
     assert stop.details["judged"] == 12  # type: ignore[union-attr]
     assert len(checkpoints) >= 3
-    assert checkpoints[-1].seq == 14
+    assert checkpoints[-1].seq == 15
     assert all(signer.public.signed(one) for one in checkpoints)
 
 
