@@ -170,6 +170,7 @@ def _model(info: ModelInfo) -> ModelUsed:
         info.precision,
         info.provider_fallback,
         thresholds,
+        info.fast_decode,
     )
 
 

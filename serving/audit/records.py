@@ -91,7 +91,10 @@ class MapPlane:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsed:
-    """Which model answered, on what. Digests are SHA-256 in hex. ``point``: the thresholds that held, by name."""
+    """Which model answered, on what. Digests are SHA-256 in hex. ``point``: the thresholds that held, by name.
+
+    ``fast_decode``: large JPEGs were decoded at a reduced scale, which changes scores.
+    """
 
     name: str
     version: str
@@ -101,6 +104,7 @@ class ModelUsed:
     precision: str
     fallback: bool
     point: Mapping[str, Any]
+    fast_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ class Answer:
         return tuple(ref for ref in (self.frame, self.maps) if ref is not None)
 
     def body(self) -> dict[str, Any]:
-        values = _plain(self)
+        values: dict[str, Any] = _plain(self)
         values["verdict"] = self.verdict.name
         for name in ("request_id", "part", "lot", "camera", "station"):
             values[name] = short(values[name])

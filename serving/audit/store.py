@@ -121,6 +121,8 @@ class Store:
         """
         try:
             with self.engine.connect() as connection:
+                if connection.dialect.name == "postgresql":  # SQLite does so by itself
+                    connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except SQLAlchemyError as error:
             raise AuditError(f"{self.place.shown} cannot be read: {getattr(error, 'orig', None) or error}") from error
