@@ -4,9 +4,9 @@
         --picture docs/overkill.png
 
 Every calibration draws good scores, chooses the threshold as `defectlens calibrate` does, and measures the share of
-good parts that reach it: exactly where the distribution is known, on the parts that were not drawn where the scores are
-real (`predictions.jsonl` of an evaluation; file names ending in a number are grouped into parts by gaps between the
-numbers). Real scores choose nothing here. Prints a table, then one JSON line.
+good parts that reach it, exactly: of the distribution, or of all real scores that were drawn from (`predictions.jsonl`
+of an evaluation; file names ending in a number are grouped into parts by gaps between the numbers). Real scores choose
+nothing here. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.overkill_rows import Floats, Row, draw
-from vision.calibration.bounds import allowed_mass, good_scores, threshold_for
+from vision.calibration.bounds import allowed_mass, good_scores, threshold_for, units_needed
 from vision.calibration.choose import About, Classes, MaxOverkill, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.stored import read_scores
@@ -104,7 +104,7 @@ def with_classes(repeat: Repeat) -> Iterator[Row]:
         return float((fresh >= np.float32(point.review_threshold)).mean())
 
     for share in (0.0, 0.005, 0.02, 0.2):
-        name = f"a class stops {share:.1%} of good parts, 199 images"
+        name = f"a class stops {100 * share:g} % of good parts, 199 images"
         yield Row("class thresholds", name, 0.05, None, repeat(lambda rng, share=share: once(rng, share, 199)))
 
 
@@ -151,42 +151,40 @@ def drifted(repeat: Repeat) -> Iterator[Row]:
 
 
 def real(name: str, path: Path, repeat: Repeat) -> Iterator[Row]:
-    """Scores of a trained model: images drawn singly, and parts (all pictures of one) drawn whole."""
+    """Scores of a trained model, drawn anew with replacement: images singly, or parts with all their pictures.
+
+    What is drawn from is all that there is here, so that the share of it that reaches a threshold is known exactly.
+    """
     good = [one for one in read_scores(path) if one.is_defect is False and one.anomaly_score is not None]
     scores = np.array([one.anomaly_score for one in good], np.float64)
     parts = group_by_number([one.name for one in good])
     names, places = np.unique(parts, return_inverse=True)
 
-    def singly(rng: np.random.Generator, confidence: float | None, count: int, bound: float) -> float:
-        order = rng.permutation(len(scores))
-        limit = threshold(scores[order[:count]], bound, confidence)
-        return float((scores[order[count:]].astype(np.float32) >= np.float32(limit)).mean())
+    def singly(rng: np.random.Generator, confidence: float | None) -> float:
+        limit = threshold(rng.choice(scores, len(scores)), bound, confidence)
+        return float((scores.astype(np.float32) >= np.float32(limit)).mean())
 
-    def whole(rng: np.random.Generator, by_lot: bool, drawn: int, bound: float) -> float:
-        chosen = np.isin(places, rng.permutation(len(names))[:drawn])
-        lots = [str(place) for place in places[chosen]] if by_lot else None
-        hits = scores.astype(np.float32) >= np.float32(threshold(scores[chosen], bound, None, lots))
-        # A new part is one of a new lot, and every lot is as likely.
-        return float(np.mean([hits[places == place].mean() for place in np.unique(places[~chosen])]))
+    def whole(rng: np.random.Generator, confidence: float | None, by_lot: bool) -> float:
+        drawn = rng.integers(len(names), size=len(names))
+        found = [scores[places == place] for place in drawn]
+        # A part that is drawn twice is two parts that look alike.
+        lots = [str(lot) for lot, part in enumerate(found) for _ in part] if by_lot else None
+        limit = np.float32(threshold(np.concatenate(found), bound, confidence, lots))
+        # A new image is of a new part, and every part is as likely.
+        return float(np.bincount(places, scores.astype(np.float32) >= limit).dot(1 / np.bincount(places)) / len(names))
 
-    half, bound = len(scores) // 2, 0.05
+    bound = 0.05
     group = f"{name}: {len(scores)} good images of {len(names)} parts"
-    yield Row(
-        group, f"{half} images drawn, on average", bound, None, repeat(lambda rng: singly(rng, None, half, bound))
-    )
-    yield Row(
-        group,
-        f"{half} images drawn, {_SURE}",
-        bound,
-        SURE,
-        # What is left over is a sample too, and varies by itself; the promise is about all parts.
-        repeat(lambda rng: singly(rng, SURE, half, bound)),
-    )
-    drawn = len(names) // 2
-    for by_lot in (False, True):
-        counted = "parts counted" if by_lot else "images counted"
-        found = repeat(lambda rng, by_lot=by_lot: whole(rng, by_lot, drawn, bound))
-        yield Row(group, f"{drawn} parts drawn whole, {counted}", bound, None, found)
+    for confidence in (None, SURE):
+        how = "on average" if confidence is None else _SURE
+        found = repeat(lambda rng, sure=confidence: singly(rng, sure))
+        yield Row(group, f"images drawn singly, {how}", bound, confidence, found)
+        for by_lot in (False, True):
+            if by_lot and units_needed(bound, confidence) > len(names):
+                continue
+            counted = "parts counted" if by_lot else "images counted"
+            found = repeat(lambda rng, sure=confidence, by_lot=by_lot: whole(rng, sure, by_lot))
+            yield Row(group, f"parts drawn whole, {counted}, {how}", bound, confidence, found)
 
 
 def group_by_number(names: list[str]) -> list[int]:

@@ -3,7 +3,7 @@
 A part is stopped (not passed) when its anomaly score reaches the review threshold or a class its class threshold. For
 the bounds both tests are one score: the anomaly score, infinite where a class is a hit. So the class thresholds must
 stand before the good calibration images are looked at; what happens where too many of these reach them is in
-``_afford_class_hits``, with the proof in docs/decisions/0015.
+``_afford_class_hits``, with the proof in docs/decisions/0016.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _afford_class_hits(
 
     On average over images, and with room for ``rejected`` good images among the rejects: while fewer than a quarter of
     these are class hits, nothing changes. Otherwise all class thresholds rise together until that is so, and the
-    quarter is taken from what the anomaly thresholds may hit; docs/decisions/0015 shows that the bound holds exactly.
+    quarter is taken from what the anomaly thresholds may hit; docs/decisions/0016 shows that the bound holds exactly.
     """
     hit = [name for name, score in zip(good.names, good.combined(thresholds), strict=True) if np.isposinf(score)]
     if confidence is not None or goods.by_lot:
