@@ -20,7 +20,7 @@ from training.layout import GOOD
 from training.masks import mask_at_input, mask_on_grid
 from training.predictor import EnginePredictor
 from vision.bundle import MANIFEST, Bundle, load_bundle, new_bundle, write_manifest
-from vision.calibration.choose import CLEARLY, About, Asked, Classes, choose_point
+from vision.calibration.choose import CLEARLY, About, Asked, Classes, check_enough, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import (
@@ -88,6 +88,7 @@ def calibrate_bundle(
             f"{bundle.path} never saw a good part: it has no anomaly score that a threshold could be put on, and can "
             "never pass a part; train it with good images too"
         )
+    check_enough(asked, np.array([one.label != GOOD for one in data.samples]), data.lots)
     bundle.replay_golden(engine)
     answers = run(engine, manifest, data.samples, with_maps=wishes.pixel_threshold == "best")
     probabilities, fitting = _probabilities(manifest, data, answers.logits, wishes)
