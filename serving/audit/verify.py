@@ -162,14 +162,15 @@ def _check_rows(
     for table in _TABLES:
         query = select(table).where(table.c.seq.between(first, last))
         wanted = expected[table.name]
-        for row in connection.execute(query).mappings():
-            stands = dict(row)
+        for stands in (dict(row) for row in connection.execute(query).mappings()):
             right = wanted.pop(_key(stands), None)
             if right is None:
-                found.add(f"the search table {table.name} has an entry of record {row['seq']} that no record supports")
+                found.add(
+                    f"the search table {table.name} has an entry of record {stands['seq']} that no record supports"
+                )
             elif stands != right:
                 names = ", ".join(name for name, value in right.items() if stands[name] != value)
-                found.add(f"the search table {table.name} was changed: of record {row['seq']}, {names}")
+                found.add(f"the search table {table.name} was changed: of record {stands['seq']}, {names}")
         for row in wanted.values():
             found.add(f"the search table {table.name} lacks an entry of record {row['seq']}: removed")
 
