@@ -133,6 +133,8 @@ def _map_and_scale(inspection: Inspection, manifest: Manifest, class_name: str |
     if class_name is None and inspection.anomaly_map is not None and pixel_threshold is not None:
         return inspection.anomaly_map, _anomaly_scale(pixel_threshold, manifest)
     name = class_name or inspection.predicted
+    if name not in manifest.classes:  # an unknown defect: of the classes, the likeliest
+        name = manifest.classes[int(inspection.class_scores.argmax())]
     evidence = np.maximum(np.nan_to_num(inspection.saliency_map[manifest.classes.index(name)]), 0)
     logit = float(inspection.class_logits[manifest.classes.index(name)])
     title = f"contribution to logit of {printable(name)} (sum with bias {logit:.2f}), per cell"
@@ -215,11 +217,20 @@ def _put_header(canvas: Canvas, inspection: Inspection, manifest: Manifest) -> N
     room = canvas.shape[1] - 2 * _MARGIN
     colour = put_verdict(canvas, inspection.verdict, _MARGIN, 12, 30)
     x = put_text(canvas, inspection.verdict.name.replace("_", " "), _MARGIN + 42, 14, 0.9, colour, bold=True)
-    score = float(inspection.class_scores[manifest.classes.index(inspection.predicted)])
-    text, size = fitting(f"predicted {printable(inspection.predicted)} (class score {score:.3f})", 0.65, room - x - 12)
+    text, size = fitting(_prediction_line(inspection, manifest), 0.65, room - x - 12)
     put_text(canvas, text, x + 22, 19, size, INK)
     text, size = fitting(_score_line(inspection, manifest), 0.48, room)
     put_text(canvas, text, _MARGIN, 55, size, SOFT_INK)
+
+
+def _prediction_line(inspection: Inspection, manifest: Manifest) -> str:
+    if inspection.is_unknown:
+        return f"{printable(inspection.predicted)}: no class explains it"
+    place = manifest.classes.index(inspection.predicted)
+    sure = f"class score {float(inspection.class_scores[place]):.3f}"
+    if inspection.class_probabilities is not None:
+        sure = f"probability {float(inspection.class_probabilities[place]):.3f}"
+    return f"predicted {printable(inspection.predicted)} ({sure})"
 
 
 def _score_line(inspection: Inspection, manifest: Manifest) -> str:

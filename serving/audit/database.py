@@ -21,6 +21,8 @@ from vision.errors import AuditError, SettingsError
 _LOCK_WAIT_S = 30
 _CACHE_KIB = 64 * 1024
 _MAPPED_BYTES = 1 << 30
+# An answer takes some 2 KiB: on the usual 4 KiB a page would hold one, and be half empty.
+_PAGE_BYTES = 8192
 _WRITING = "audit_writing"
 # Any number that nobody else in the database uses.
 _UPGRADE_LOCK = 4_402_022
@@ -109,6 +111,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say so
     cursor = connection.cursor()
     for pragma in (
+        f"page_size={_PAGE_BYTES}",  # of a new file
         "journal_mode=WAL",  # readers and the writer do not wait for each other
         "synchronous=FULL",  # a commit has reached the disk
         "foreign_keys=ON",

@@ -9,13 +9,15 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from vision.errors import SettingsError
 from vision.types import Verdict
 
 _LONGEST_NAME = 200
+_ATOMS = frozenset({str, int, float, bool, type(None)})
+_FIELDS: dict[type[Any], tuple[str, ...]] = {}
 
 
 class Kind(enum.StrEnum):
@@ -89,7 +91,10 @@ class MapPlane:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsed:
-    """Which model answered, on what. Digests are SHA-256 in hex. ``point``: the thresholds that held, by name."""
+    """Which model answered, on what. Digests are SHA-256 in hex. ``point``: the thresholds that held, by name.
+
+    ``fast_decode``: large JPEGs were decoded at a reduced scale, which changes scores.
+    """
 
     name: str
     version: str
@@ -99,6 +104,7 @@ class ModelUsed:
     precision: str
     fallback: bool
     point: Mapping[str, Any]
+    fast_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ class Answer:
         return tuple(ref for ref in (self.frame, self.maps) if ref is not None)
 
     def body(self) -> dict[str, Any]:
-        values = asdict(self)
+        values: dict[str, Any] = _plain(self)
         values["verdict"] = self.verdict.name
         for name in ("request_id", "part", "lot", "camera", "station"):
             values[name] = short(values[name])
@@ -235,7 +241,7 @@ class Review:
         return () if self.mask is None else (self.mask,)
 
     def body(self) -> dict[str, Any]:
-        return asdict(self) | {"person": short(self.person), "label": short(self.label)}
+        return {**_plain(self), "person": short(self.person), "label": short(self.label)}
 
     @classmethod
     def from_body(cls, values: Mapping[str, Any]) -> Review:
@@ -254,6 +260,7 @@ class Action:
 
     ``action``: a word such as ``start``, ``stop``, ``promote``, ``rollback``, ``override``, ``login``, ``export``.
     ``subject``: what it was done to. ``details``: whatever else is worth keeping; text, numbers, lists and dicts.
+    ``attached``: files that belong to it.
     """
 
     kind: ClassVar[Kind] = Kind.ACTION
@@ -262,6 +269,7 @@ class Action:
     subject: str = ""
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    attached: tuple[FileRef, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.action or not self.person:
@@ -269,15 +277,17 @@ class Action:
 
     @property
     def files(self) -> tuple[FileRef, ...]:
-        return ()
+        return self.attached
 
     def body(self) -> dict[str, Any]:
         cut = {name: short(getattr(self, name)) for name in ("action", "person", "subject")}
-        return {**cut, "reason": self.reason, "details": dict(self.details)}
+        attached = [_plain(ref) for ref in self.attached]
+        return {**cut, "reason": self.reason, "details": dict(self.details), "attached": attached}
 
     @classmethod
     def from_body(cls, values: Mapping[str, Any]) -> Action:
-        return cls(**{name: values[name] for name in _names(cls)})
+        known = {name: values[name] for name in _names(cls)}
+        return cls(**{**known, "attached": tuple(_ref(one) for one in values["attached"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +305,8 @@ class Prune:
         return ()
 
     def body(self) -> dict[str, Any]:
-        return asdict(self)
+        values: dict[str, Any] = _plain(self)
+        return values
 
     @classmethod
     def from_body(cls, values: Mapping[str, Any]) -> Prune:
@@ -331,5 +342,20 @@ def _ref(values: Mapping[str, Any] | None) -> FileRef | None:
     return None if values is None else FileRef(**values)
 
 
-def _names(kind: type[Any]) -> list[str]:
-    return [one.name for one in fields(kind)]
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(one.name for one in fields(kind))
+    return names
+
+
+def _plain(value: Any) -> Any:
+    """As ``dataclasses.asdict``, which takes ten times as long because it copies every number and text."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is tuple:
+        return [_plain(one) for one in value]
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in _names(kind)}
+    return value

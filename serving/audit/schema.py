@@ -103,11 +103,11 @@ answers = Table(
     Index("answers_time", "time_ns", "camera", "verdict", "seq"),
     Index("answers_request", "request_id", "seq"),
     Index("answers_part", "part", "seq"),
-    Index("answers_lot", "lot", "verdict", "seq"),
+    Index("answers_lot", "lot", "seq"),
     Index("answers_camera", "camera", "seq"),
     Index("answers_camera_verdict", "camera", "verdict", "seq"),
     Index("answers_verdict", "verdict", "seq"),
-    Index("answers_predicted", "predicted", "verdict", "seq"),
+    Index("answers_predicted", "predicted", "seq"),
     Index("answers_model", "model", "model_version", "seq"),
 )
 

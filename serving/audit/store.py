@@ -104,14 +104,17 @@ class Store:
             AuditError: the disk is full, the database cannot be reached, or it is held by somebody for too long.
             SettingsError: a review is of no answer.
         """
+        with self.guarded(), writing(self.engine) as connection:
+            return append.append(connection, self.files, self.store_id, records, blobs, self._clock_ns())
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Errors of the database and the disk, while something is written, become an ``AuditError``."""
         try:
-            with writing(self.engine) as connection:
-                return append.append(connection, self.files, self.store_id, records, blobs, self._clock_ns())
+            yield
         except (SQLAlchemyError, OSError) as error:
-            raise AuditError(
-                f"{len(records)} record(s) could not be written to {self.place.shown}: "
-                f"{getattr(error, 'orig', None) or error}"
-            ) from error
+            cause = getattr(error, "orig", None) or error
+            raise AuditError(f"nothing could be written to {self.place.shown}: {cause}") from error
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -122,6 +125,8 @@ class Store:
         """
         try:
             with self.engine.connect() as connection:
+                if connection.dialect.name == "postgresql":  # SQLite does so by itself
+                    connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except SQLAlchemyError as error:
             raise AuditError(f"{self.place.shown} cannot be read: {getattr(error, 'orig', None) or error}") from error

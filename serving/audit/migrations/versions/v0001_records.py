@@ -88,11 +88,11 @@ def _answers() -> None:
         "time": ["time_ns", "camera", "verdict", "seq"],
         "request": ["request_id", "seq"],
         "part": ["part", "seq"],
-        "lot": ["lot", "verdict", "seq"],
+        "lot": ["lot", "seq"],
         "camera": ["camera", "seq"],
         "camera_verdict": ["camera", "verdict", "seq"],
         "verdict": ["verdict", "seq"],
-        "predicted": ["predicted", "verdict", "seq"],
+        "predicted": ["predicted", "seq"],
         "model": ["model", "model_version", "seq"],
     }
     _indexes("answers", indexes)
