@@ -23,6 +23,7 @@ _COMMANDS = {
     "forget": ("serving.stations_cli", "forget", "Take a camera's next frames for usual."),
     "reference": ("serving.reference_cli", "reference", "Give a bundle what cameras are compared with."),
     "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),
+    "inspector": ("serving.inspector.cli", "inspector", "Serve the inspector's page."),
     "top": ("serving.top", "top", "Watch a running server in the terminal."),
     "info": ("serving.info_cli", "info", "Show what a bundle is and what it can do."),
     "whatif": ("serving.decisions_cli", "whatif", "Replay stored scores under other thresholds."),

@@ -24,11 +24,12 @@ Looking = Annotated[Person, Depends(looking)]
 Engineering = Annotated[Person, Depends(Acting(Role.ENGINEER))]
 _TIMEOUT_S = 3.0
 _SHOWN = 24
-_CHANGES: dict[str, Callable[[AdminClient, str], pb.ModelState]] = {
+_CHANGES: dict[str, Callable[..., pb.ModelState]] = {
     "promote": AdminClient.promote,
     "rollback": AdminClient.rollback,
     "withdraw": AdminClient.withdraw,
 }
+_ASKED = "-asked"
 _DONE = {
     "promote": "The candidate has taken over.",
     "rollback": "The version before has taken over again.",
@@ -69,22 +70,25 @@ def change(
         raise SettingsError("Say why: the reason is kept with the change.")
     if not site.settings.admin:
         raise SettingsError("Start the page with --admin ADDR to change models from here.")
-    site.record(change, person, name, reason.strip(), stage="asked")
+    # The server writes its own record of the change where it has a store; this one says what was asked on the page, and
+    # is there first, so that a change that nobody saw the end of has a name to it.
+    action, reason = f"{change}{_ASKED}", reason.strip()
+    site.record(action, person, name, reason, stage="asked")
     try:
         with AdminClient(site.settings.admin) as admin:
-            state = _CHANGES[change](admin, name)
+            state = _CHANGES[change](admin, name, by=person.name, reason=reason)
     except DefectLensError as error:
-        site.record(change, person, name, reason.strip(), stage="failed", error=str(error))
+        site.record(action, person, name, reason, stage="failed", error=str(error))
         raise
     serving = {"version": state.serving.version, "bundle_digest": state.serving.bundle_digest}
-    site.record(change, person, name, reason.strip(), stage="done", serving=serving)
+    site.record(action, person, name, reason, stage="done", serving=serving)
     return site.render(request, "models_body.html", **_room(site), done=f"{name}: {_DONE[change]}")
 
 
 def _room(site: Site) -> dict[str, Any]:
     values: dict[str, Any] = {"models": [], "refused": [], "problem": "", "can_change": bool(site.settings.admin)}
     values["changes"] = [
-        one for change in _CHANGES for one in actions(site.store, action=change, limit=20)
+        one for change in _CHANGES for one in actions(site.store, action=f"{change}{_ASKED}", limit=20)
     ]
     values["changes"].sort(key=lambda one: -one.seq)
     if not site.settings.server:

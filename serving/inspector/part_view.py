@@ -142,7 +142,7 @@ def choices_of(answer: Answer, *, hidden: bool = False) -> tuple[Choice, ...]:
     if answer.verdict is Verdict.PASS:
         return (Choice("a", PersonVerdict.GOOD, "", "Agree: good part", agrees=True), *rest)
     if answer.verdict is Verdict.REJECT:
-        label = answer.predicted if answer.predicted != GOOD else ""
+        label = answer.predicted if answer.predicted in defects and answer.predicted != GOOD else ""
         agree = Choice("a", PersonVerdict.DEFECT, label, f"Agree: {label or 'defective'}", agrees=True)
         return (agree, good, *rest)
     return (good, *rest)

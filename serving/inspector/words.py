@@ -107,10 +107,15 @@ def rate(value: Rate) -> str:
     return f"{percent(value.value)} ({value.hits} of {value.of}; {percent(value.low)} to {percent(value.high)})"
 
 
+def pairs(values: list[str]) -> list[tuple[str, str]]:
+    """For a list to choose from: value and words, here the same."""
+    return [(value, value) for value in values]
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         verdict_key, verdict_word, said_key, said_word, disagreement_word, when, full_time, input_time, age, number,
-        percent, rate,
+        percent, rate, pairs,
     )  # fmt: skip
 }
