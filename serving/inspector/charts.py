@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from markupsafe import Markup
 import numpy as np
+from markupsafe import Markup
 
 from serving.inspector.quality import Positions
 from vision.drawing import colour_table

@@ -29,7 +29,9 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--db", metavar="URL", help="Of the audit store: a folder, sqlite:///PATH or postgresql://USER@HOST/NAME.")
+@click.option(
+    "--db", metavar="URL", help="Of the audit store: a folder, sqlite:///PATH or postgresql://USER@HOST/NAME."
+)
 @click.option("--audit-files", "files", type=_FOLDER, help="Where frames and maps are, for PostgreSQL.")
 @click.option("--server", metavar="ADDR", default="", help="HOST:PORT of the inspection server: drift, model figures.")
 @click.option("--admin", metavar="ADDR", default="", help="HOST:PORT that it got as --admin: promote and roll back.")

@@ -51,7 +51,9 @@ def add(
 ) -> Response:
     """Make an account."""
     try:
-        add_account(site_of(request).store, Account(name.strip().lower(), role, hash_password(password)), by=person.name)
+        add_account(
+            site_of(request).store, Account(name.strip().lower(), role, hash_password(password)), by=person.name
+        )
     except SettingsError as error:
         return _page(request, person, problem=str(error))
     return _page(request, person, done=f"{name} can sign in now.")

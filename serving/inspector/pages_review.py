@@ -111,7 +111,7 @@ def undo(request: Request, person: Inspecting, queue: Working) -> Response:
 
 
 @router.post("/review/{seq}")
-def say(  # noqa: PLR0917
+def say(
     request: Request,
     person: Inspecting,
     queue: Working,

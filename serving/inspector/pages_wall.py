@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
-from serving.inspector.site import Person, Site, looking, person_of, site_of, SignInNeededError
+from serving.inspector.site import Person, SignInNeededError, Site, looking, person_of, site_of
 
 router = APIRouter(prefix="/wall")
 Looking = Annotated[Person, Depends(looking)]

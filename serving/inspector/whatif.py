@@ -75,9 +75,7 @@ def _chart(curve: list[CurvePoint], thresholds: Thresholds) -> str:
 
 
 def _plain(point: CurvePoint) -> dict[str, Any]:
-    return {"threshold": point.threshold} | {
-        key: _words(point.rates[key]) for key, *_ in _LINES if key in point.rates
-    }
+    return {"threshold": point.threshold} | {key: _words(point.rates[key]) for key, *_ in _LINES if key in point.rates}
 
 
 def _words(rate: Rate) -> list[float]:

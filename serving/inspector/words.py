@@ -115,7 +115,18 @@ def pairs(values: list[str]) -> list[tuple[str, str]]:
 FILTERS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        verdict_key, verdict_word, said_key, said_word, disagreement_word, when, full_time, input_time, age, number,
-        percent, rate, pairs,
-    )  # fmt: skip
+        verdict_key,
+        verdict_word,
+        said_key,
+        said_word,
+        disagreement_word,
+        when,
+        full_time,
+        input_time,
+        age,
+        number,
+        percent,
+        rate,
+        pairs,
+    )
 }

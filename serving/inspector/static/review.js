@@ -14,6 +14,12 @@ function tiles(values) {
   };
 }
 
+// OpenSeadragon would put a style element into the page, which the page's policy forbids, unless it finds one there. Any
+// element of this name will do; page.css has the rule.
+const styled = document.createElementNS("urn:defectlens", "style");
+styled.setAttribute("data-openseadragon-mobile-css", "true");
+document.documentElement.append(styled);
+
 function makeViewer(element) {
   const made = OpenSeadragon({
     element, drawer: "canvas", showNavigationControl: false, animationTime: 0.25, immediateRender: true, blendTime: 0, alwaysBlend: false,

@@ -39,7 +39,7 @@ def plate(rng: np.random.Generator, defect: str = "good", strength: float = 1.0)
     shade = np.zeros((HEIGHT, WIDTH), np.float32)
     x, y = int(rng.integers(130, 270)), int(rng.integers(60, 240))
     if defect == "scratch":
-        steps = np.cumsum(rng.normal((14, 9), 5, (7, 2)), axis=0) + (x - 50, y - 30)
+        steps = np.cumsum(rng.normal((14, 9), 5, (7, 2)), axis=0) + np.array([x - 50, y - 30])
         cv2.polylines(shade, [steps.astype(np.int32)], isClosed=False, color=1.0, thickness=3, lineType=cv2.LINE_AA)
     elif defect == "dent":
         cv2.circle(shade, (x, y), int(rng.integers(8, 15)), 0.9, -1, cv2.LINE_AA)
@@ -126,7 +126,7 @@ def fill(store: Store, parts: int = 24, *, seed: int = 0, cameras: tuple[str, ..
     passed = 0
     for index in range(parts):
         shape = _RUN[index % len(_RUN)]
-        strength = 0.42 if shape == "dent" and index % 16 == 4 else 1.0
+        strength = 0.3 if shape == "dent" and index % 16 == 4 else 1.0
         judged = judge_plate(
             plate(rng, shape, strength),
             shape,
