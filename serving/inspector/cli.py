@@ -40,9 +40,8 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-host", "hosts", multiple=True, help="A name of this machine, for browsers; repeat it for more.")
 @click.option("--certificate", type=_FILE, help="PEM file, for HTTPS.")
 @click.option("--certificate-key", type=_FILE, help="Its key.")
-@click.pass_context
 @exits_cleanly
-def inspector(context: click.Context, db: str | None, **options: Any) -> None:
+def inspector(db: str | None, **options: Any) -> None:
     """The inspector's page: review queue, line wall, history, quality report, model room.
 
     It reads the audit store that `defectlens serve --audit` writes, and adds what people say to it.
@@ -52,7 +51,7 @@ def inspector(context: click.Context, db: str | None, **options: Any) -> None:
       defectlens inspector user add eva --role inspector --db audit
       defectlens inspector --db audit --server 127.0.0.1:50051
     """
-    if context.invoked_subcommand is not None:
+    if click.get_current_context().invoked_subcommand is not None:
         return
     if db is None:
         raise SettingsError("name the audit store: defectlens inspector --db audit")

@@ -54,10 +54,12 @@ def rasterise(shapes: list[Shape], width: int, height: int) -> NDArray[np.uint8]
             cv2.fillPoly(mask, [corners], 255)
             continue
         value = 0 if shape.kind == "erase" else 255
-        thickness = max(1, round(shape.width))
+        # OpenCV draws lines of 2 and more about two pixels wider than it is told.
+        wanted = max(1, round(shape.width))
+        thickness = wanted if wanted < 3 else max(2, wanted - 2)
         cv2.polylines(mask, [corners], isClosed=False, color=value, thickness=thickness)
         for x, y in corners[[0, -1]].tolist():
-            cv2.circle(mask, (x, y), thickness // 2, value, -1)
+            cv2.circle(mask, (x, y), wanted // 2, value, -1)
     return mask
 
 

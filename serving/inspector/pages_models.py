@@ -96,7 +96,7 @@ def _room(site: Site) -> dict[str, Any]:
     try:
         states, values["refused"] = _states(site)
         with InspectionClient(site.settings.server, timeout_s=_TIMEOUT_S) as client:
-            infos = [client.get_model(name) for name in (states or {"": None})]
+            infos = [client.get_model(name) for name in (list(states) or [""])]
         values["models"] = [_model(site, info, states.get(info.model.name)) for info in infos]
     except DefectLensError as error:
         values["problem"] = str(error)

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -139,7 +140,7 @@ class Pictures:
 
     def likeness(self, one: int, other: int) -> float:
         """How much two frames differ: the mean difference of small grey pictures, 0..255."""
-        first, second = (self._drawn.get(("small", seq), lambda seq=seq: self._small(seq)) for seq in (one, other))
+        first, second = (self._drawn.get(("small", seq), partial(self._small, seq)) for seq in (one, other))
         return float(np.abs(first - second).mean())
 
     def _small(self, seq: int) -> FloatArray:

@@ -140,7 +140,7 @@ def _with_model(said: list[Opinions], *, blind: bool) -> Agreement:
                 for one in each.people
                 if one.verdict in _CLEAR and (one.blind or not blind)
             )
-    return cohens_kappa(dict(pairs))
+    return cohens_kappa(pairs)
 
 
 def _between_people(said: list[Opinions]) -> tuple[Pair, ...]:
@@ -149,7 +149,7 @@ def _between_people(said: list[Opinions]) -> tuple[Pair, ...]:
         clear = sorted((one.person, one.verdict) for one in each.people if one.verdict in _CLEAR)
         for (first, one), (second, other) in itertools.combinations(clear, 2):
             pairs.setdefault((first, second), Counter())[one, other] += 1
-    return tuple(Pair(people, cohens_kappa(dict(counts))) for people, counts in sorted(pairs.items()))
+    return tuple(Pair(people, cohens_kappa(counts)) for people, counts in sorted(pairs.items()))
 
 
 def _positions(store: Store, wanted: Span) -> Positions | None:

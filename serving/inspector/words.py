@@ -60,6 +60,11 @@ def full_time(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
+def day_time(time_ns: int) -> str:
+    """The minute, for reports."""
+    return datetime.fromtimestamp(time_ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
 def input_time(time_ns: int | None) -> str:
     """As a ``datetime-local`` field takes it."""
     if time_ns is None:
@@ -122,6 +127,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
         disagreement_word,
         when,
         full_time,
+        day_time,
         input_time,
         age,
         number,

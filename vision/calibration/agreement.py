@@ -8,9 +8,10 @@ Psychological Bulletin 72 (1969), equation 13.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from vision.calibration.intervals import CONFIDENCE
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """``kappa``: 1 is full agreement, 0 that of chance; None where it is not defined, as with no pairs, or with judges
-    who both always said the same one thing. ``agreed`` of ``of`` pairs were the same.
+    """``kappa``: 1 is full agreement, 0 that of chance; None without pairs, and where one of the judges always said the
+    same thing: it is 0 then (or not defined), whatever the other one said, and tells nothing. ``agreed`` of ``of``
+    pairs were the same.
     """
 
     agreed: int
@@ -30,11 +32,11 @@ class Agreement:
     high: float | None
 
 
-def cohens_kappa(pairs: Mapping[tuple[Hashable, Hashable], int], confidence: float = CONFIDENCE) -> Agreement:
+def cohens_kappa(pairs: Mapping[Any, int], confidence: float = CONFIDENCE) -> Agreement:
     """Kappa of pairs of judgements, counted.
 
     Args:
-        pairs: how often the first judge said the one, and the second the other.
+        pairs: by what the first judge said and what the second one did (a pair), how often.
     """
     words = sorted({word for pair in pairs for word in pair}, key=repr)
     table = np.array([[pairs.get((one, other), 0) for other in words] for one in words], np.float64).reshape(
@@ -47,7 +49,7 @@ def cohens_kappa(pairs: Mapping[tuple[Hashable, Hashable], int], confidence: flo
     shares = table / total
     rows, columns = shares.sum(axis=1), shares.sum(axis=0)
     observed, chance = float(np.trace(shares)), float(rows @ columns)
-    if math.isclose(chance, 1.0):
+    if max(float(rows.max()), float(columns.max())) == 1.0:
         return Agreement(agreed, total, None, None, None)
     kappa = (observed - chance) / (1 - chance)
     diagonal = np.diag(shares) * (1 - (rows + columns) * (1 - kappa)) ** 2
