@@ -238,8 +238,9 @@ function loupeOff() { toggle(by("loupe-on"), false); loupe.hidden = true; whole 
 
 function showLoupe() {
   if (loupe.hidden || !whole?.complete || !viewer.isOpen()) return;
-  const point = viewer.viewport.viewerElementToImageCoordinates(new OpenSeadragon.Point(spot.x, spot.y));
-  const zoom = viewer.viewport.viewportToImageZoom(viewer.viewport.getZoom(true));
+  // The frame is one wide in the viewport's own units.
+  const point = viewer.viewport.pointFromPixel(new OpenSeadragon.Point(spot.x, spot.y), true).times(part.width);
+  const zoom = viewer.viewport.getZoom(true) * viewer.viewport.getContainerSize().x / part.width;
   // At least four times what is seen, and never less than the camera's own pixels.
   const scale = Math.max(4 * zoom, 1), side = loupe.width / scale;
   const paper = loupe.getContext("2d");

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from serving import EncodedImage, FrameRequest
-from serving.audit import Review, PersonVerdict, Search, Store, actions, search
+from serving.audit import PersonVerdict, Review, Search, Store, actions, search
 from serving.recording_options import AuditSettings
 from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
