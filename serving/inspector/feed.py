@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _CHUNK = 500
 _WINDOW_S = 60.0
+# Answers of the last minute that are read when the wall is opened, for rate and latency.
+_LATELY = 5000
 _STATUS_S = 2.0
 # Events that a browser has not taken yet; one that falls behind further gets the whole picture anew.
 _BACKLOG = 100
@@ -50,6 +52,10 @@ class Camera:
     def take(self, row: AnswerRow) -> None:
         self.counts[row.verdict] = self.counts.get(row.verdict, 0) + 1
         self.latest = row
+        self.time(row)
+
+    def time(self, row: AnswerRow) -> None:
+        """Count an answer for rate and latency alone."""
         self.times_ns.append(row.time_ns)
         if row.total_ms is not None:
             self.latencies_ms.append(row.total_ms)
@@ -185,6 +191,9 @@ class Feed:
         for row in latest_by_camera(self._store).values():
             if row.seq <= self._head:
                 self._cameras.setdefault(row.camera, Camera(row.camera)).latest = row
+        lately = Search(since_ns=self._clock_ns() - int(_WINDOW_S * 1e9))
+        for row in reversed(search(self._store, lately, before=self._head + 1, limit=_LATELY).answers):
+            self._cameras.setdefault(row.camera, Camera(row.camera)).time(row)
 
     def _read_new(self) -> Event | None:
         """The answers since the last look; None where there are none."""

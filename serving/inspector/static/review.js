@@ -184,6 +184,7 @@ function startDrawing() {
   if (!drawing || !by("draw")) return;
   toggle(by("draw"), true);
   by("drawing").hidden = false;
+  by("stage").classList.add("drawing");
   viewer.setMouseNavEnabled(false);
   drawing.width = Number(by("width").value) / 400 * Math.max(part.width, part.height);
   drawing.set(true);
@@ -193,6 +194,7 @@ function startDrawing() {
 function stopDrawing() {
   if (by("draw")) toggle(by("draw"), false);
   by("drawing").hidden = true;
+  by("stage").classList.remove("drawing");
   viewer?.setMouseNavEnabled(true);
   drawing?.set(false);
 }
@@ -211,16 +213,26 @@ async function openBeside() {
   const values = await reply.json();
   toggle(by("side"), true);
   beside.hidden = false;
+  wholeOther = new Image();
+  wholeOther.src = `/pictures/${values.seq}/whole.png`;
   by("other-caption").textContent = `passed: ${values.part || `record ${values.seq}`}`;
   other ??= makeViewer(by("other"));
-  other.addOnceHandler("open", follow);
+  other.addOnceHandler("open", fit);
   other.open([{ tileSource: tiles(values), width: 1 }]);
 }
 
-function closeBeside() { toggle(by("side"), false); beside.hidden = true; }
+function closeBeside() {
+  if (beside.hidden) return;
+  toggle(by("side"), false);
+  beside.hidden = true;
+  fit();
+}
+
+// The panes have another size now: the viewers learn of that with the next frame.
+function fit() { requestAnimationFrame(() => requestAnimationFrame(() => { if (viewer.isOpen()) viewer.viewport.goHome(true); follow(); })); }
 function follow() { if (!beside.hidden && other?.isOpen() && viewer?.isOpen()) other.viewport.fitBounds(viewer.viewport.getBounds(true), true); }
 
-let whole = null, spot = null;
+let whole = null, wholeOther = null, spot = null;
 
 function loupeOn() {
   if (!part) return;
@@ -238,16 +250,20 @@ function loupeOff() { toggle(by("loupe-on"), false); loupe.hidden = true; whole 
 
 function showLoupe() {
   if (loupe.hidden || !whole?.complete || !viewer.isOpen()) return;
-  // The frame is one wide in the viewport's own units.
-  const point = viewer.viewport.pointFromPixel(new OpenSeadragon.Point(spot.x, spot.y), true).times(part.width);
-  const zoom = viewer.viewport.getZoom(true) * viewer.viewport.getContainerSize().x / part.width;
+  // Over the good part beside, its own pixels at that place.
+  const edge = beside.hidden ? Infinity : beside.offsetLeft, isOther = spot.x >= edge;
+  const from = isOther ? other : viewer, image = isOther ? wholeOther : whole;
+  if (!from.isOpen() || !image?.complete) return;
+  // A frame is one wide in the viewport's own units.
+  const point = from.viewport.pointFromPixel(new OpenSeadragon.Point(isOther ? spot.x - edge : spot.x, spot.y), true).times(image.naturalWidth);
+  const zoom = from.viewport.getZoom(true) * from.viewport.getContainerSize().x / image.naturalWidth;
   // At least four times what is seen, and never less than the camera's own pixels.
   const scale = Math.max(4 * zoom, 1), side = loupe.width / scale;
   const paper = loupe.getContext("2d");
   paper.imageSmoothingEnabled = scale < 3;
   paper.fillStyle = "#000";
   paper.fillRect(0, 0, loupe.width, loupe.height);
-  paper.drawImage(whole, point.x - side / 2, point.y - side / 2, side, side, 0, 0, loupe.width, loupe.height);
+  paper.drawImage(image, point.x - side / 2, point.y - side / 2, side, side, 0, 0, loupe.width, loupe.height);
   loupe.style.left = `${spot.x - loupe.width / 2}px`;
   loupe.style.top = `${spot.y - loupe.height / 2}px`;
 }

@@ -265,6 +265,7 @@ def test_searching_the_history(window: Window) -> None:
     window.tab.wait_for_function("() => document.querySelectorAll('.result').length === 10")
     window.tab.locator("[name=verdict]").select_option("REJECT")
     window.tab.wait_for_function("() => document.querySelectorAll('.result').length < 10")
+    window.tab.wait_for_load_state("networkidle")
     window.tab.locator(".result").first.press("Enter")
     window.tab.wait_for_url("**/part/*")
     window.part()
