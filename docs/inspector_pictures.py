@@ -2,7 +2,7 @@
 
     python docs/inspector_pictures.py
 
-The plates, their maps and verdicts are computed (`tests/serving/inspector/plates.py`), so that the pictures may be shared;
+The plates, maps and verdicts are computed (`tests/serving/inspector/plates.py`), so that the pictures may be shared;
 the page is the product itself, in Debian's chromium.
 """
 

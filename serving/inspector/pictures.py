@@ -21,7 +21,7 @@ from vision.postprocess import resize_map
 from vision.preprocess import PixelFormat, decode_image, decode_pixels, decode_raw
 from vision.types import FloatArray, Frame
 
-TILE = 512
+TILE = 1024
 """Side of a tile of deep zoom, in pixels."""
 ANOMALY = "anomaly"
 

@@ -31,14 +31,14 @@ def add(store: Store, data: bytes, media: str, **fields: object) -> int:
 
 
 def test_tiles_at_full_size_are_the_frame_itself(store: Store) -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (700, 1300, 3), np.uint8)
+    frame = np.random.default_rng(0).integers(0, 256, (1400, 2500, 3), np.uint8)
     seq = add(store, cv2.imencode(".png", frame)[1].tobytes(), "image/png")
-    pictures, top = Pictures(store), levels(1300, 700)
+    pictures, top = Pictures(store), levels(2500, 1400)
     assert top == 2
     rows = [np.hstack([decoded(pictures.tile(seq, top, column, row)[0]) for column in range(3)]) for row in range(2)]
     assert np.array_equal(np.vstack(rows), frame)
     small = decoded(pictures.tile(seq, 0, 0, 0)[0])
-    assert small.shape == (175, 325, 3)
+    assert small.shape == (350, 625, 3)
     assert max(small.shape) <= TILE
     for wrong in ((3, 0, 0), (2, 3, 0), (2, 0, 2), (-1, 0, 0), (2, -1, 0)):
         with pytest.raises(AuditError):
