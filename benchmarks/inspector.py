@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=20.0, help="Results a second on the wall.")
     parser.add_argument("--cameras", type=int, default=6)
+    parser.add_argument("--look-ms", type=float, default=250.0, help="How long a part is looked at.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "audit", create=True) as store:
         add_account(store, Account(_NAME, Role.INSPECTOR, hash_password(PASSWORD)), by="benchmark")
@@ -98,19 +99,19 @@ def _look(url: str, page: subprocess.Popen[str], store: Store, options: argparse
         tab.fill("[name=password]", PASSWORD)
         tab.keyboard.press("Enter")
         figures = {"frame": f"{plates.WIDTH * options.scale}x{plates.HEIGHT * options.scale}"}
-        figures |= _overlays(tab, options.parts - 2)
+        figures |= _overlays(tab, options.parts - 2, options.look_ms)
         figures |= _wall(tab, url, page, store, options)
         browser.close()
     return figures
 
 
-def _overlays(tab: Any, parts: int) -> dict[str, Any]:
+def _overlays(tab: Any, parts: int, look_ms: float) -> dict[str, Any]:
     shown = "(before) => window.review.seq && window.review.seq !== before && window.review.overlayMs !== null"
     tab.wait_for_function(shown, arg=0)
     times = []
     for _ in range(parts):
         before = tab.evaluate("window.review.seq")
-        tab.wait_for_timeout(250)  # nobody judges faster
+            tab.wait_for_timeout(look_ms)
         tab.keyboard.press("a")
         tab.wait_for_function(shown, arg=before)
         times.append(tab.evaluate("window.review.overlayMs"))
