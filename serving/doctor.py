@@ -204,8 +204,6 @@ def _audit(status: ServerStatus) -> Iterator[Finding]:
     if audit.dropped:
         advice = "a faster disk, or fewer frames"
         yield Finding("audit", True, f"{audit.dropped} answers were lost to the record", advice)
-            "audit", True, f"{audit.dropped} answers were lost to the record", "a faster disk, or fewer frames"
-        )
     yield Finding("audit", False, f"{audit.recorded} records ({audit.mode}), {audit.waiting} waiting")
 
 
