@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("training.cli", "train", "Train a model on a folder of images."),
     "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
+    "explain": ("training.explain.cli", "explain", "Measure how good a bundle's explanations are; write a report."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
     "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),

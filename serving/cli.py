@@ -298,6 +298,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "precisions": bundle.precisions,
         "check_frames": bundle.has_check_frames,
         "calibration_images": len(manifest.calibration_scores),
+        "explanations": None if manifest.explanations is None else asdict(manifest.explanations),
         "metrics": manifest.metrics,
         "parity": manifest.parity,
         "provenance": manifest.provenance,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vision.decision import OperatingPoint
 from vision.errors import DefectLensError, SettingsError
+from vision.explanations import Explanations
 from vision.preprocess import PixelFormat, raw_pixels
 from vision.types import Frame, Inspection
 
@@ -206,7 +207,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a server serves. The ``_json`` fields are JSON objects for people to read."""
+    """What a server serves. The ``_json`` fields are JSON objects for people to read; ``explanations`` is None for a
+    bundle of an earlier version.
+    """
 
     model: ModelIdentity
     created: str
@@ -227,3 +230,4 @@ class ModelInfo:
     map_tolerance: float
     limits: Limits
     fast_decode: bool
+    explanations: Explanations | None = None

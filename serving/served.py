@@ -116,4 +116,5 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dic
             max_shared_bytes=settings.offered_shared_bytes,
         ),
         fast_decode=settings.fast_decode,
+        explanations=manifest.explanations,
     )

@@ -19,6 +19,7 @@ from serving.messages import (
     Outputs,
     RawImage,
 )
+from serving.wire_explanations import explanations_from_proto, explanations_to_proto
 from vision.decision import OperatingPoint
 from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
@@ -109,6 +110,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=info.fast_decode,
+        explanations=None if info.explanations is None else explanations_to_proto(info.explanations),
     )
 
 
@@ -154,6 +156,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=message.fast_decode,
+        explanations=explanations_from_proto(message.explanations) if message.HasField("explanations") else None,
     )
 
 

@@ -28,7 +28,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _HEADLINE = ("image_auroc", "image_ap", "accuracy", "pixel_auroc", "pixel_ap", "aupro", "miou", "overkill_rate")
 
 
-def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which images: ``data``, ``folds``, ``fold`` and ``part_pattern``."""
     for option in (
         click.option("--part-pattern", help="Regular expression on file names; its first group names the part."),
         click.option("--fold", type=int, help="Number of the fold that is the test set."),
@@ -40,7 +41,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@_data_options
+@data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the run; must not hold another one.")
 @click.option("--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32.")
 @click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names.")
@@ -137,7 +138,7 @@ def export(
 
 
 @click.command()
-@_data_options
+@data_options
 @click.option("--bundle", "bundle_folder", type=_FOLDER, required=True, help="Bundle to measure.")
 @click.option(
     "--split",

@@ -23,6 +23,7 @@ from vision.checks import CHECK_EXPECTED, CHECK_FRAMES, CheckFrames, read_arrays
 from vision.decision import OperatingPoint
 from vision.engine import Engine, EngineOptions, Precision, Provider, open_engine, reduced_file
 from vision.errors import BundleError, DefectLensError, ParityError
+from vision.explanations import Explanations
 from vision.parity import (
     Accuracy,
     check_spread,
@@ -58,6 +59,7 @@ class Manifest:
     then has no anomaly score. ``predicts_by_anomaly_score``: no labelled defect was seen in training, so the predicted
     label comes from the image threshold and not from the class scores. ``calibration_scores``: anomaly scores of good
     calibration images, ascending. ``metrics``, ``parity``, ``provenance``: figures and origin, for people to read.
+    ``explanations``: what the maps add up with, and how good they are; bundles of earlier versions have none.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    explanations: Explanations | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,6 +86,8 @@ class Manifest:
             raise BundleError(f"the good class {self.good_class!r} and one defect class must be in {self.classes}")
         if list(self.calibration_scores) != sorted(self.calibration_scores):
             raise BundleError("calibration scores must be in ascending order")
+        if self.explanations is not None:
+            self.explanations.check_classes(self.classes)
 
     @property
     def has_anomaly_score(self) -> bool:
@@ -262,6 +267,8 @@ def _parse(document: dict[str, Any]) -> Manifest:
     values["operating_point"] = OperatingPoint(**values["operating_point"])
     values["classes"] = tuple(values["classes"])
     values["calibration_scores"] = tuple(values["calibration_scores"])
+    if values.get("explanations") is not None:
+        values["explanations"] = Explanations.from_dict(values["explanations"])
     values["files"] = {name: FileEntry(**entry) for name, entry in values["files"].items()}
     return Manifest(**values)
 

@@ -14,8 +14,9 @@ class ModelConfig:
 
     ``height`` and ``width`` are the input size in pixels, multiples of 32. ``classes`` are the read-out's, the good
     class first where there is one. ``reconstruction``: the model has the blocks that predict the features of a normal
-    part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
-    neither an anomaly score nor a map.
+    part. ``class_map``: the mask head also tells the defect classes apart per pixel. ``guided_readout``: classes are
+    read off where the mask head sees a defect. A model without a good class has neither an anomaly score nor a map, and
+    its read-out is not guided.
     """
 
     backbone: str
@@ -32,6 +33,7 @@ class ModelConfig:
     reconstruction_dim: int = 256
     reconstruction_depth: int = 4
     dropout: float = 0.2
+    guided_readout: bool = True
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or min(self.height, self.width) < 64:
@@ -42,6 +44,8 @@ class ModelConfig:
             raise SettingsError(f"{self.heads} heads do not divide {self.dim} and {self.reconstruction_dim} channels")
         if self.good_class is None and self.reconstruction:
             raise SettingsError("reconstruction needs good images; this model has no good class")
+        if self.good_class is None and self.guided_readout:
+            raise SettingsError("a guided read-out needs a mask head; this model has no good class, and so no mask")
         if self.good_class is not None and self.classes[0] != self.good_class:
             raise SettingsError(f"the good class {self.good_class!r} must come first in {self.classes}")
 
@@ -54,4 +58,5 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        """The inverse of ``as_dict``; what an earlier version wrote has no guided read-out."""
+        return cls(**{"guided_readout": False, **values, "classes": tuple(values["classes"])})

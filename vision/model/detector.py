@@ -8,16 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vision.explanations import TOP_SHARE
 from vision.model.backbone import Backbone
 from vision.model.config import ModelConfig
 from vision.model.localizer import MaskHead, Reconstruction, Smoothing, cosine_distances
 from vision.model.mixers import Block
 from vision.model.readout import AdditiveReadout
 from vision.model.tokens import TokenFusion, stretch_to, to_maps
-
-# The anomaly score is the mean of this share of the map's largest values: one noisy pixel cannot make a reject, and
-# the score is explained exactly by the pixels that enter it.
-TOP_SHARE = 0.01
 
 
 class DetectorOutputs(NamedTuple):
@@ -58,7 +55,7 @@ class Detector(nn.Module):
         channels = self.backbone.channels
         self.fusion = TokenFusion(channels[1:], config.dim)
         self.blocks = nn.ModuleList(Block(config.mixer, config.dim, config.heads) for _ in range(config.depth))
-        self.readout = AdditiveReadout(config.dim, len(config.classes))
+        self.readout = AdditiveReadout(config.dim, len(config.classes), guided=config.guided_readout)
         self.reconstruction: Reconstruction | None = None
         self.mask_head: MaskHead | None = None
         if config.reconstruction:
@@ -93,11 +90,8 @@ class Detector(nn.Module):
         tokens, grid = self.fusion(features[1:])
         for block in self.blocks:
             tokens = block(tokens, grid)
-        logits, contributions, attention = self.readout(tokens)
-        count, classes = logits.shape
-        saliency = contributions.reshape(count, classes, *grid)
-        attended = attention.reshape(count, classes, *grid)
         if self.mask_head is None:
+            logits, saliency, attended = self.readout(tokens, grid)
             return DetectorOutputs(logits, saliency, attended, None, None, None, None)
 
         standardised = predicted = distances = None
@@ -108,6 +102,7 @@ class Detector(nn.Module):
             distances = cosine_distances(predicted, standardised)
         seen = None if distances is None else [value.detach() for value in distances]
         mask_logits = self.mask_head(to_maps(tokens, grid), stride8, stride4, seen).float()
+        logits, saliency, attended = self.readout(tokens, grid, mask_logits[:, 0])
         anomaly_map = self._combine(distances, mask_logits)
         class_map = mask_logits[:, 1:].softmax(dim=1) if self.config.class_map else None
         return DetectorOutputs(
@@ -139,6 +134,6 @@ class Detector(nn.Module):
 
 
 def pool(maps: Tensor) -> Tensor:
-    """Mean of the largest ``TOP_SHARE`` of each map: ``[N, h, w]`` to ``[N]``."""
+    """Mean of the largest ``TOP_SHARE`` of each map, as ``vision.explanations`` says: ``[N, h, w]`` to ``[N]``."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
