@@ -72,7 +72,7 @@ def main(context: click.Context) -> None:
       defectlens train --data parts/ --out runs/parts
       defectlens export --run runs/parts --out bundles/parts
       defectlens serve --bundle bundles/parts
-      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays --page
     """
     context.obj = {"remote_predictor": _remote_predictor}
 

@@ -22,7 +22,7 @@ from vision.postprocess import resize_map
 from vision.types import FloatArray
 
 _EACH = 2  # frames of a class
-_PICTURE_PX = 150
+_PICTURE_PX = 220
 _STRENGTH = 0.75
 _JPEG_QUALITY = 85
 
@@ -36,7 +36,6 @@ class _Tile(NamedTuple):
 class _Cell(NamedTuple):
     title: str
     uri: str
-    width: int
 
 
 class _Row(NamedTuple):
@@ -201,7 +200,7 @@ def _outlined(picture: Canvas, outline: Sequence[Any]) -> Canvas:
 def _cell(title: str, picture: Canvas) -> _Cell:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-    return _Cell(title, _data_uri(data, "jpeg"), picture.shape[1])
+    return _Cell(title, _data_uri(data, "jpeg"))
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -18,8 +18,8 @@ from vision.errors import DataError
 from vision.postprocess import ANOMALY
 from vision.types import Frame
 
-# Good frames that a defective one is compared with; more would find a closer one hardly ever.
-_GOOD_FRAMES = 32
+# Good frames that a defective one is compared with.
+_GOOD_FRAMES, _FEWEST_GOOD, _MOST_BYTES = 200, 8, 2**28
 # Without a good part there is only the frame itself without its detail, in px.
 _BLUR = 16.0
 
@@ -106,24 +106,30 @@ def _spread(labels: list[str], count: int) -> list[int]:
 
 
 def _good_frames(bundle: Bundle, data: DataSet) -> tuple[Frame, str]:
-    """Frames of good parts at input size, and where they are from."""
+    """Frames of good parts at input size, and where they are from.
+
+    The more there are, the closer is the nearest: with 200 training images instead of 32 check frames, twice as few
+    good parts were taken for defects when patches of them were replaced (docs/experiments.md).
+    """
+    spec = bundle.manifest.input
+    most = min(_GOOD_FRAMES, _MOST_BYTES // (3 * spec.height * spec.width))
+    for where, samples in (("training", data.train), ("test", data.test)):
+        certain = [one for one in samples if not one.is_defect and not one.is_ambiguous]
+        picked = certain[:: max(1, len(certain) // most)][:most]
+        if len(picked) >= _FEWEST_GOOD:
+            store = FrameStore(picked, spec)
+            frames = np.stack([store[index][0] for index in range(len(store))])
+            return frames, f"What is taken away is replaced from the nearest of {len(frames)} good {where} images."
     if bundle.manifest.good_class is not None and bundle.has_check_frames:
         check = bundle.check_frames()
-        good = check.frames[~check.is_defect][:_GOOD_FRAMES]
+        good = check.frames[~check.is_defect]
         if len(good):
             return (
                 good,
-                f"What is taken away is replaced from the nearest of the bundle's {len(good)} good check frames.",
+                f"What is taken away is replaced from the nearest of {len(good)} good check frames of the bundle.",
             )
-    certain = [one for one in (*data.train, *data.test) if not one.is_defect and not one.is_ambiguous]
-    step = max(1, len(certain) // _GOOD_FRAMES)
-    picked = certain[::step][:_GOOD_FRAMES]
-    if not picked:
-        empty = np.zeros((0, bundle.manifest.input.height, bundle.manifest.input.width, 3), np.uint8)
-        return empty, "There is no good part: what is taken away is replaced by the frame without its detail (blurred)."
-    store = FrameStore(picked, bundle.manifest.input)
-    frames = np.stack([store[index][0] for index in range(len(store))])
-    return frames, f"What is taken away is replaced from the nearest of {len(frames)} good images of the data."
+    empty = np.zeros((0, spec.height, spec.width, 3), np.uint8)
+    return empty, "There is no good part: what is taken away is replaced by the frame without its detail (blurred)."
 
 
 def _blurred(frame: Frame) -> Frame:
