@@ -22,6 +22,7 @@ from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
 from vision.decision import OperatingPoint
 from vision.engine import EngineOptions, open_engine
+from vision.explanations import ClassCheck, Estimate, Explanations
 from vision.preprocess import InputSpec
 from vision.types import Inspection, ModelOutputs, Verdict
 
@@ -30,6 +31,18 @@ GREY = 128
 CLASSES = ("good", "bright", "dark")
 CALIBRATION = tuple(float(value) for value in np.linspace(0.0, 0.1, 99, dtype=np.float32))
 OPERATING_POINT = OperatingPoint(0.3, 0.2, 0.25, evidence="99 made-up good parts")
+# The tiny model's logits have no bias, and its score is the largest cell alone. One class was found wanting.
+EXPLAINED = Explanations(
+    biases=(0.0, 0.0, 0.0),
+    top_share=0.001,
+    evidence_scale=(0.05, 0.5, 0.5),
+    checks={
+        "bright": ClassCheck("passed", "made up", 9, Estimate(0.8, 0.7, 0.9), Estimate(0.1, 0.05, 0.15)),
+        "dark": ClassCheck("failed", "made up", 9, Estimate(0.1, 0.05, 0.15), Estimate(0.1, 0.05, 0.15)),
+        "good": ClassCheck("unchecked", "made up"),
+    },
+    measured="made-up frames",
+)
 NO_ANOMALY_POINT = OperatingPoint(None, None, None, class_threshold=0.6, evidence="made up")
 
 
@@ -46,6 +59,7 @@ def make_bundle(
     work: int = 0,
     image_threshold: float = 0.3,
     damage_golden: bool = False,
+    explanations: Explanations | None = None,
 ) -> Path:
     """Write a bundle that ``load_bundle`` accepts.
 
@@ -77,6 +91,7 @@ def make_bundle(
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},
         provenance={"data": "made up"},
+        explanations=explanations,
     )
     write_manifest(folder, manifest)
     return folder

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from training.explain.methods import METHODS, engine_maps, torch_maps
 from training.explain.perturb import PATCH, Curves, Score, curves, feature_score, picture_score
@@ -86,7 +85,7 @@ def measure(
         path = folder / f"{index:04d}.npz"
         measured = _read(path, subject)
         if measured is None:
-            measured = _measure_one(subject, engine, detector, seed + index)
+            measured = measure_one(subject, engine, detector, seed + index)
             _write(path, measured)
         result.append(measured)
     return result
@@ -97,7 +96,8 @@ def forget_progress(out: Path) -> None:
     shutil.rmtree(out / PROGRESS, ignore_errors=True)
 
 
-def _measure_one(subject: Subject, engine: FrameEngine, detector: Detector | None, seed: int) -> Measured:
+def measure_one(subject: Subject, engine: FrameEngine, detector: Detector | None, seed: int) -> Measured:
+    """One subject; see ``measure``."""
     frame, reference = subject.frame, subject.reference
     outputs = engine.run(frame[None])
     maps = engine_maps(outputs, [subject.target], seed)
@@ -166,8 +166,3 @@ def _read(path: Path, subject: Subject) -> Measured | None:
     parts = ("shares", "insertion", "deletion")
     found = {name: Curves(*(arrays[f"{name}.{part}"] for part in parts)) for name in names}
     return Measured(subject, arrays["logits"], {name: arrays[f"{name}.map"] for name in names}, found)
-
-
-def pin_threads() -> None:
-    """Many small torch calls beside an engine with threads of its own: one thread each is faster than all of them."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))

@@ -16,13 +16,13 @@ from training.explain.measure import Measured
 from training.explain.methods import METHODS, OURS
 from training.explain.results import METRICS, MOST_CORRELATION
 from vision.decision import softmax
-from vision.drawing import CONTOUR, Canvas, blend
+from vision.drawing import BACKGROUND, CONTOUR, INK, Canvas, blend, fitting, put_text
 from vision.explanations import evidence
 from vision.postprocess import resize_map
 from vision.types import FloatArray
 
 _EACH = 2  # frames of a class
-_PICTURE_PX = 220
+_PICTURE_PX, _GAP_PX, _TITLE_PX = 220, 6, 30
 _STRENGTH = 0.75
 _JPEG_QUALITY = 85
 
@@ -171,6 +171,14 @@ def _pictures(measured: Sequence[Measured]) -> list[_Row]:
 
 def _row(one: Measured) -> _Row:
     subject = one.subject
+    cells = [_cell(title, picture) for title, picture in _pictures_of(one).items()]
+    score = float(softmax(one.logits)[subject.target])
+    return _Row(subject.sample.label, subject.sample.path.name, score, cells)
+
+
+def _pictures_of(one: Measured) -> dict[str, Canvas]:
+    """By title: what replaces patches, the frame, and the frame under every map, all with the mask's outline."""
+    subject = one.subject
     height, width = subject.frame.shape[:2]
     scale = _PICTURE_PX / max(height, width)
     size = (round(width * scale), round(height * scale))
@@ -178,12 +186,27 @@ def _row(one: Measured) -> _Row:
     mask = (cv2.resize(subject.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
     outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     replaced = np.asarray(cv2.resize(subject.reference, size, interpolation=cv2.INTER_AREA), np.uint8)
-    cells = [_cell("Replaced by", replaced), _cell("Frame", _outlined(small, outline))]
+    pictures = {"Replaced by": replaced, "Frame": _outlined(small, outline)}
     for name, values in one.maps.items():
-        share = _share(values, size)
-        cells.append(_cell(METHODS[name].title, _outlined(blend(small, share, _STRENGTH), outline)))
-    score = float(softmax(one.logits)[subject.target])
-    return _Row(subject.sample.label, subject.sample.path.name, score, cells)
+        pictures[METHODS[name].title] = _outlined(blend(small, _share(values, size), _STRENGTH), outline)
+    return pictures
+
+
+def strip(measured: Sequence[Measured]) -> Canvas:
+    """The pictures of some frames as one, a row a frame; uint8 ``[H, W, 3]`` RGB."""
+    rows = [_pictures_of(one) for one in measured]
+    height, width = rows[0]["Frame"].shape[:2]
+    step = (height + _GAP_PX, width + _GAP_PX)
+    canvas: Canvas = np.empty((_TITLE_PX + len(rows) * step[0], len(rows[0]) * step[1] + _GAP_PX, 3), np.uint8)
+    canvas[:] = BACKGROUND
+    for row, pictures in enumerate(rows):
+        for column, (title, picture) in enumerate(pictures.items()):
+            left, top = _GAP_PX + column * step[1], _TITLE_PX + row * step[0]
+            canvas[top : top + height, left : left + width] = picture
+            if row == 0:
+                text, size = fitting(title, 0.45, width)
+                put_text(canvas, text, left, 8, size, INK)
+    return canvas
 
 
 def _share(values: FloatArray, size: tuple[int, int]) -> FloatArray:
