@@ -63,8 +63,8 @@ def evidence_loss(contributions: Tensor, mask: Tensor, target: Tensor, known: Te
     """−log of the share of a defect's evidence that lies inside its mask: right for the right reasons.
 
     Evidence is what speaks for the class, the positive contributions. Source of the idea: Ross et al. 2017, who punish
-    what lies outside. That alone has an easy way out, no evidence at all and the class told by what speaks against the
-    others; so the share is taken of the evidence and one unit of logit more. ``contributions`` ``[N, C, h, w]``,
+    what lies outside. That alone has an easy way out, no evidence at all and the class told by the others having none
+    either; so the share is taken of the evidence and one unit of logit more. ``contributions`` ``[N, C, h, w]``,
     ``mask`` ``[N, h, w]``, ``target`` ``[N]`` the class whose evidence is meant (−1: none).
     """
     rows = known & (target >= 0) & ((mask > 0.5).flatten(1).any(dim=1))

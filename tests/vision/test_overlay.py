@@ -19,6 +19,7 @@ from vision.types import Frame, Inspection, ModelOutputs, Verdict
 
 HEADER = 78
 MARGIN = 14
+FOOTER = 96
 
 
 def grey(height: int = 500, width: int = 600) -> Frame:
@@ -231,7 +232,7 @@ def test_pane_sizes(manifest: Manifest, size: tuple[int, int], expected: tuple[i
     frame = grey(*size)
     picture = render_overlay(frame, inspected(frame, manifest), manifest)
     column = max(expected[1], 340)
-    assert picture.shape == (HEADER + expected[0] + 60, 2 * column + 3 * MARGIN, 3)
+    assert picture.shape == (HEADER + expected[0] + FOOTER, 2 * column + 3 * MARGIN, 3)
 
 
 @pytest.mark.parametrize("size", [(100, 500), (500, 100), (40, 4000), (4000, 40), (1, 1), (1, 3000), (3000, 1)])

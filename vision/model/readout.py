@@ -18,7 +18,8 @@ class AdditiveReadout(nn.Module):
     A ``guided`` read-out reads where the localizer sees something: its places are the cells of the mask (stride 4), the
     tokens' scores and values are stretched to them, and ``softplus(guidance_c) · log P(defective at i)`` joins the
     score. So a class is read off the defect itself, at the mask's resolution, and not off the blur that attention
-    blocks make of it (docs/decisions/0017).
+    blocks make of it. Its values pass a softplus: a place can only speak for a class, so that the map shows all there
+    is (docs/decisions/0017).
     """
 
     def __init__(self, dim: int, classes: int, *, guided: bool) -> None:
@@ -53,7 +54,7 @@ class AdditiveReadout(nn.Module):
             seen = mask_logits.detach() if self.training else mask_logits
             guide = F.logsigmoid(seen.float())[:, None]
             scores = stretch_to(scores, size) + F.softplus(self.guidance).view(1, -1, 1, 1) * guide
-            values = stretch_to(values, size)
+            values = stretch_to(F.softplus(values), size)
         attention = scores.flatten(2).softmax(dim=-1)
         contributions = attention * values.flatten(2)
         logits = contributions.sum(dim=-1) + self.bias
