@@ -42,7 +42,7 @@ def picture(height: int, width: int, kind: str, seed: int) -> NDArray[np.uint8]:
     return frame
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(VARIANTS)),
     st.integers(0, 2),

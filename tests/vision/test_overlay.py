@@ -150,7 +150,7 @@ def test_evidence_of_a_class_that_failed_its_check_is_grey(manifest: Manifest) -
     for status, coloured in (("passed", True), ("unchecked", True), ("failed", False)):
         picture = render_overlay(frame, inspection, explained(manifest, status), class_name="scratch")
         pane = right_pane(picture).astype(int)
-        assert (np.ptp(pane, axis=2).max() > 60) is coloured, status
+        assert bool(np.ptp(pane, axis=2).max() > 60) is coloured, status
         assert (pane[150, 250] != frame[150, 250]).any(), status  # the map is there, in grey too
 
 

@@ -84,11 +84,5 @@ def _parts(detector: Detector) -> Iterator[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def _randomise(value: Tensor, generator: torch.Generator) -> None:
-    """Matrices and kernels from a normal distribution of their own deviation, which keeps activations in range.
-
-    Vectors (biases, gains) keep their values but not their places: a gain around 1 must not become one around 0.
-    """
-    if value.ndim >= 2:
-        value.copy_(torch.randn(value.shape, generator=generator) * value.std().clamp(min=1e-3))
-    else:
-        value.copy_(value.flatten()[torch.randperm(value.numel(), generator=generator)].reshape(value.shape))
+    """Numbers of the same mean and deviation: gains stay around 1, and activations in range."""
+    value.copy_(value.mean() + value.std(correction=0) * torch.randn(value.shape, generator=generator))

@@ -81,8 +81,8 @@ def test_integrated_gradients_are_captums_and_complete(detector: Detector) -> No
     with torch.no_grad():
         whole, empty = detector(batch).class_logits, detector(start).class_logits
     difference = (whole - empty).gather(1, TARGETS[:, None])[:, 0]
-    many = integrated_gradients(detector, batch, start, TARGETS, steps=200)
-    torch.testing.assert_close(many.sum(dim=(1, 2)), difference, atol=0.02, rtol=0.05)
+    many = integrated_gradients(detector, batch, start, TARGETS, steps=64)
+    torch.testing.assert_close(many.sum(dim=(1, 2)), difference, atol=0.05, rtol=0.05)
 
 
 def test_rollout_without_attention_blocks_is_the_class_attention() -> None:
@@ -118,14 +118,14 @@ def test_randomising_takes_every_weight_and_leaves_the_model_alone(detector: Det
     same = [
         name
         for name, value in last.items()
-        # A permutation leaves a vector of equal values, such as fresh biases, as it was.
-        if torch.equal(value, before[name]) and value.unique().numel() > 1
+        if torch.equal(value, before[name]) and value.unique().numel() > 1  # fresh biases and gains are all alike
     ]
     assert not same
     for name, value in detector.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.slow
 def test_maps_lose_their_likeness_with_the_weights(detector: Detector) -> None:
     subjects = [
         Subject(None, frame, np.zeros((96, 128), bool), 1, np.full_like(frame, 90))  # type: ignore[arg-type]
