@@ -1,6 +1,6 @@
 """How long convolutions of EfficientNet-Lite0 take to train on this CPU, plain and as `training.precision` runs them.
 
-    python benchmarks/convolutions.py
+    python -m benchmarks.convolutions
 
 Prints one row a layer: forward and backward in ms under bfloat16 autocast, and the ratio of their sums.
 """

@@ -1,6 +1,6 @@
 """What JPEG decoding costs, what a reduced scale changes, and which damage is noticed.
 
-    python benchmarks/decoding.py --bundle BUNDLE --images FOLDER
+    python -m benchmarks.decoding --bundle BUNDLE --images FOLDER
 
 Frames are mosaics of the folder's images at their own sharpness (no image is enlarged), saved as JPEG of quality 90.
 For each share of input pixels that a reduced scale must leave, the anomaly scores of the bundle are compared with those

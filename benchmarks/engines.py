@@ -1,6 +1,6 @@
 """Frames a second of every engine, precision and batch size, as ratios to ONNX Runtime's fp32 on the CPU.
 
-    python benchmarks/engines.py BUNDLE [--threads 1] [--rounds 30]
+    python -m benchmarks.engines BUNDLE [--threads 1] [--rounds 30]
 
 All engines run in turns on the bundle's golden frames, so that other load on the machine hits all of them alike; a
 figure is the median of the rounds, a ratio the median of the ratios within a round. Engines that the parity gate

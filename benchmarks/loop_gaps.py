@@ -1,6 +1,6 @@
 """How long the server's event loop stands still while raw 20-megapixel frames come in, over TCP and by shared memory.
 
-    python benchmarks/loop_gaps.py
+    python -m benchmarks.loop_gaps
 
 The server runs here beside a clock that ticks every millisecond; the camera is another process that sends one frame
 after the other. Prints one table, then one JSON line.

@@ -48,7 +48,7 @@ def untrained_bundle(folder: Path) -> Path:
         calibration_scores=(0.0,),
     )
     golden = np.stack([photo(SIDE, SIDE, seed) for seed in range(3)])
-    return export_bundle(Run(Detector(config).eval(), manifest, golden, {}), folder).path
+    return export_bundle(Run(Detector(config).eval(), manifest, golden, {}, probes=None), folder).path
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

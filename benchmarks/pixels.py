@@ -1,6 +1,6 @@
 """How many raw frames of 12 megapixels a second get from a camera on the same machine through the real server.
 
-    python benchmarks/pixels.py [--seconds 5]
+    python -m benchmarks.pixels [--seconds 5]
 
 A trivial model is served in another process, so that the way of the pixels is what is measured. The same frames go over
 TCP, over a Unix socket and through shared memory, in turns of a second, so that whatever else the machine does meets

@@ -1,6 +1,6 @@
 """What a change of models costs: stalls of the server, and its memory, over many take-overs.
 
-    python benchmarks/swaps.py --bundle bundles/parts --swaps 200
+    python -m benchmarks.swaps --bundle bundles/parts --swaps 200
 
 A server runs in another process. A prober asks for its health every 5 ms, which waits for nothing but the event loop:
 the longest answers are the stalls. First nothing happens, then one take-over follows another, each with one frame. One

@@ -12,7 +12,8 @@ OTHER = "other"
 """Stands for all cameras that have no place of their own."""
 # Names come from callers: without a bound, one of them could fill memory and every metrics store behind us.
 MAX_CAMERAS = 256
-_LONGEST_NAME = 100
+LONGEST_NAME = 100
+"""Of a camera that has a place of its own, in characters."""
 _NO_VERDICT = Verdict.NO_VERDICT.name
 
 
@@ -82,7 +83,7 @@ class Accounts:
     def _camera(self, camera_id: str) -> Counts:
         counts = self.cameras.get(camera_id)
         if counts is None:
-            if len(camera_id) > _LONGEST_NAME or len(self.cameras) >= MAX_CAMERAS:
+            if len(camera_id) > LONGEST_NAME or len(self.cameras) >= MAX_CAMERAS:
                 camera_id = OTHER
             counts = self.cameras.setdefault(camera_id, Counts())
         return counts

@@ -1,9 +1,9 @@
-"""The AdminService: changes of models in the words of the contract."""
+"""The AdminService: changes of models, checks of stations, in the words of the contract."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from protos.inspection.v1 import admin_pb2_grpc as pb_grpc
 from protos.inspection.v1 import inspection_pb2 as frames_pb
 from serving import wire
 from serving.fleet import Fleet, Model
+from serving.masters import MasterPart, check_station
 from serving.shadow import Opinion, Shadow
+from serving.stations import Stations
 from serving.status import abort
+from serving.wire_cameras import check_to_proto, station_to_proto
 from vision.errors import DefectLensError
 
 
 class AdminServicer(pb_grpc.AdminServiceServicer):
-    """One fleet over gRPC."""
+    """One fleet and its stations over gRPC."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, stations: Stations) -> None:
         self._fleet = fleet
+        self._stations = stations
 
     async def ListModels(  # noqa: N802, gRPC's name
         self,
@@ -72,6 +76,37 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             ]
         )
 
+    async def CheckStation(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.MasterPart], context: Any
+    ) -> pb.StationCheck:
+        parts: list[MasterPart] = []
+        first: pb.MasterPart | None = None
+        async for message in request_iterator:
+            first = first or message
+            parts.append(MasterPart(message.name, message.good, message.encoded))
+        first = first or pb.MasterPart()
+        check = check_station(self._fleet, self._stations, first.station, parts, by=first.by, model=first.model)
+        try:
+            done = await asyncio.shield(asyncio.ensure_future(check))
+        except DefectLensError as error:
+            await abort(context, error)
+        return check_to_proto(done, self._fleet.choose(first.model).info.model)
+
+    async def OverrideStation(self, request: pb.OverrideRequest, context: Any) -> frames_pb.StationStatus:  # noqa: N802
+        try:
+            return station_to_proto(
+                self._stations.override(request.station, token=request.token, by=request.by, reason=request.reason)
+            )
+        except DefectLensError as error:
+            await abort(context, error)
+
+    async def ForgetCamera(  # noqa: N802
+        self,
+        request: pb.ForgetCameraRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.ForgetCameraResponse:
+        return pb.ForgetCameraResponse(forgotten=sum(watch.forget(request.camera_id) for watch in self._fleet.watches))
+
     async def _change(self, change: Awaitable[Model], context: Any) -> pb.ModelState:
         """A change that has begun is finished even if its caller goes away: half a change would be worse."""
         try:
@@ -93,10 +128,11 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         return state
 
 
-def admin_server(fleet: Fleet) -> grpc.aio.Server:
+def admin_server(fleet: Fleet, stations: Stations, max_request_bytes: int) -> grpc.aio.Server:
     """A server of its own, not started and not bound yet: the cameras' address does not offer it."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    pb_grpc.add_AdminServiceServicer_to_server(AdminServicer(fleet), server)
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", max_request_bytes)]
+    server = grpc.aio.server(options=options)
+    pb_grpc.add_AdminServiceServicer_to_server(AdminServicer(fleet, stations), server)
     return server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 
 from protos.inspection.v1 import admin_pb2 as pb
 from protos.inspection.v1 import admin_pb2_grpc as pb_grpc
+from protos.inspection.v1 import inspection_pb2 as frames_pb
 from serving.calls import channel_options, error_of
 
 # Loading a model, proving it and, on a GPU, warming it up takes seconds, not minutes.
@@ -67,7 +69,27 @@ class AdminClient:
         reply = self._call("ListDisagreements", pb.ModelRequest(name=name), pb.ListDisagreementsResponse)
         return list(reply.disagreements)
 
-    def _call(self, method: str, request: Message, kind: type[Reply]) -> Reply:  # noqa: ARG002, says what comes back
+    def check_station(
+        self, station: str, parts: Iterable[tuple[str, bool, bytes]], *, by: str = "", model: str = ""
+    ) -> pb.StationCheck:
+        """Check a station with master parts: name, whether it is known to be good, and today's picture of each."""
+        messages = (
+            pb.MasterPart(station=station, by=by, model=model, name=name, good=good, encoded=data)
+            for name, good, data in parts
+        )
+        return self._call("CheckStation", messages, pb.StationCheck)
+
+    def override_station(self, station: str, *, token: str, by: str, reason: str) -> frames_pb.StationStatus:
+        """Let a stopped station serve until its next check."""
+        request = pb.OverrideRequest(station=station, token=token, by=by, reason=reason)
+        return self._call("OverrideStation", request, frames_pb.StationStatus)
+
+    def forget_camera(self, camera_id: str) -> int:
+        """Forget what was seen of a camera; how many models' watches had seen it."""
+        reply = self._call("ForgetCamera", pb.ForgetCameraRequest(camera_id=camera_id), pb.ForgetCameraResponse)
+        return reply.forgotten
+
+    def _call(self, method: str, request: Message | Iterator[Message], kind: type[Reply]) -> Reply:  # noqa: ARG002, says what comes back
         try:
             reply: Reply = getattr(self._stub, method)(request, timeout=_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -14,21 +14,22 @@ from functools import partial
 
 from serving.admission import SUPERSEDED, behind, gave_way, heaviest, hopeless, make_time, too_late
 from serving.boarding import board
-from serving.costs import Tightest
+from serving.costs import Overrun, Tightest
 from serving.inference import Inference, Run
 from serving.stages import Prepared
 from serving.waiting import Line, Outlook, Ride, State, Ticket
-from vision.errors import OverloadedError, ShuttingDownError, SupersededError
+from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
 
 # While frames wait they are looked at this often even if nothing happens: a clock that jumped is noticed by then.
 _GLANCE_S = 0.25
 # No timer is shorter: the event loop must get round.
-_LEAST_S = 0.0005
+_LEAST_S = 0.001
+# After an inference shorter than this the frames that are here are answered first: the event loop is then busier than
+# the engine, and needs large batches more than the engine needs the next one at once.
+_SHORT_S = 0.001
 # An estimate that keeps every frame out is never put right by a measurement; so on an idle engine one is tried this
 # often.
 _PROBE_S = 1.0
-# The longest that an inference under way is expected to take yet, in times of its usual duration.
-_STALL = 4.0
 
 
 class Batcher:
@@ -61,6 +62,7 @@ class Batcher:
     ) -> None:
         self._inference = Inference(run, max_batch, clock)
         self._budget = Tightest(clock)
+        self._overrun = Overrun()
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._max_bytes = max_bytes
@@ -69,9 +71,8 @@ class Batcher:
         self._clock = clock
         self._line = Line(clock)
         self._places = self._bytes = self._preparing = 0
-        self._flight: asyncio.Task[None] | None = None
-        self._flight_ends = self._flight_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._closed = False
@@ -93,6 +94,7 @@ class Batcher:
         deadline: float | None = None,
         size: int = 0,
         may_wait: bool = False,
+        light: bool = False,
         instead_of: Ticket | None = None,
     ) -> Ticket:
         """Let a frame in, or refuse it at once; await its ``ride``, and ``release`` it in any case.
@@ -100,6 +102,7 @@ class Batcher:
         Args:
             prepare: makes the model's input; runs in a thread of the pool.
             size: bytes of the image.
+            light: ``prepare`` takes so little that it is called on the event loop.
             may_wait: wait for a place while the server is full, instead of being refused.
             instead_of: an older frame that this one supersedes, if it is let in before the other's inference begins.
 
@@ -111,17 +114,17 @@ class Batcher:
         if self._closed:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         outlook = self._outlook()
-        self._expire(outlook)
         now, kind = outlook.now, self._line.camera(camera)
         ride: asyncio.Future[Ride] = asyncio.get_running_loop().create_future()
         urgency = self._line.urgency(kind, now, deadline)
-        ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, ride)
+        ticket = Ticket(kind, prepare, now, deadline, urgency, size, may_wait, light, ride)
         self._check_alone(ticket, outlook)
         leaving = [instead_of] if instead_of is not None and instead_of.waits else []
-        displaced = [] if may_wait else self._make_room(ticket, outlook)
-        if deadline is not None or self._line.bound:
-            others = [other for other in self._line if other not in leaving and other not in displaced]
-            displaced += make_time(others, ticket, outlook, strict=not self._is_idle)
+        try:
+            displaced = self._displaced(ticket, leaving, outlook)
+        except OverloadedError:
+            self._expire(outlook)  # nobody is refused for the sake of frames that are lost anyway
+            displaced = self._displaced(ticket, leaving, outlook)
         for victim in displaced:
             self.give_up(victim, OverloadedError(gave_way(victim), self._backlog_s(outlook)))
         for older in leaving:
@@ -131,12 +134,22 @@ class Batcher:
         self._quiet.clear()
         if not may_wait:
             self._place(ticket)
-        self._step()
+        self._look_soon()
         return ticket
+
+    def _displaced(self, ticket: Ticket, leaving: list[Ticket], outlook: Outlook) -> list[Ticket]:
+        """Whom a newcomer takes the place of."""
+        displaced = [] if ticket.may_wait else self._make_room(ticket, outlook)
+        if ticket.deadline is not None or self._line.bound:
+            others = [other for other in self._line if other not in leaving and other not in displaced]
+            displaced += make_time(others, ticket, outlook, strict=not self._is_idle)
+        return displaced
 
     def give_up(self, ticket: Ticket, error: BaseException) -> None:
         """Answer a frame that has not set off yet with an error; nothing happens to one that has."""
         if ticket.waits:
+            if isinstance(error, DeadlineError):
+                self._keep_promises(ticket, lost=True)
             self.release(ticket)
             ticket.camera.usage.add(-1.0)
             if not ticket.ride.done():
@@ -145,7 +158,9 @@ class Batcher:
     def release(self, ticket: Ticket, *, finished: bool = False) -> None:
         """Free the frame's place, however it ended; again is harmless. ``finished``: its answer is complete."""
         if finished:
-            ticket.camera.finish.observe(self._clock() - ticket.rode_at)
+            now = self._clock()
+            ticket.camera.finish.observe(now - ticket.rode_at)
+            self._keep_promises(ticket, lost=ticket.deadline is not None and now > ticket.deadline)
         if ticket.state is State.GONE:
             return
         if ticket.state is not State.RUNNING:
@@ -154,25 +169,29 @@ class Batcher:
             self._places -= 1
             self._bytes -= ticket.size
         ticket.state = State.GONE
-        self._arm(0.0)  # there is room for others, once the caller is done
+        self._look_soon()  # there is room for others
+
+    def _keep_promises(self, ticket: Ticket, *, lost: bool) -> None:
+        """Learn from what became of a frame."""
+        if ticket.promised is not None and ticket.deadline is not None:
+            budget_s = ticket.deadline - ticket.arrived
+            self._overrun.observe(ticket.promised - ticket.arrived, budget_s, lost=lost)
 
     async def drain(self) -> None:
         """Take no more frames, finish those that are inside, and end the thread."""
         self._closed = True
         self._step()
         await self._quiet.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._soon):
+            if handle is not None:
+                handle.cancel()
         self._inference.close()
 
     def _outlook(self) -> Outlook:
         now = self._clock()
-        # What is overdue will take about as long again: whoever is let in behind it in the hope that it ends at once is
-        # lost. No longer than some whole inferences, though: the clock may have jumped.
-        left_s = 0.0 if self._flight is None else min(abs(self._flight_ends - now), _STALL * self._flight_s)
         # A frame that just missed one batch must be able to ride in the next.
         curve = self._inference.costs.curve().within(self._budget.value / 2.0)
-        return Outlook(now, now + left_s, curve, self._threads)
+        return Outlook(now, now + self._inference.left_s(now), curve, self._threads, self._overrun.value)
 
     def _backlog_s(self, outlook: Outlook) -> float:
         """When what is inside now will have been worked off."""
@@ -193,7 +212,7 @@ class Batcher:
 
     @property
     def _is_idle(self) -> bool:
-        return self._flight is None and not len(self._line)
+        return not self._inference.is_busy and not len(self._line)
 
     def _make_room(self, ticket: Ticket, outlook: Outlook) -> list[Ticket]:
         """Whom to give up so that a frame finds a place."""
@@ -213,13 +232,21 @@ class Batcher:
             )
         return [victim]
 
+    def _look_soon(self) -> None:
+        """One look for all that happens in one turn of the event loop: frames that come together ride together."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._step)
+
     def _step(self) -> None:
         """Look at everything anew: after whatever has happened, and when the timer says so."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         outlook = self._outlook()
         self._expire(outlook)
         self._let_in()
         wake_at = min((self._last_call(ticket, outlook) for ticket in self._line), default=outlook.now + _GLANCE_S)
-        if self._flight is None and (ready := self._line.in_state(State.READY)):
+        if not self._inference.is_busy and (ready := self._line.in_state(State.READY)):
             plan = board(ready, self._line, outlook, self._max_wait_s)
             for ticket in plan.hopeless:
                 self.give_up(ticket, behind(ticket, outlook.now))
@@ -228,7 +255,7 @@ class Batcher:
             wake_at = min(wake_at, plan.wake_at)
         if len(self._line):
             self._arm(min(_GLANCE_S, max(_LEAST_S, wake_at - outlook.now)))
-        elif self._flight is None:
+        elif not self._inference.is_busy:
             self._quiet.set()
 
     def _last_call(self, ticket: Ticket, outlook: Outlook) -> float:
@@ -249,6 +276,9 @@ class Batcher:
             if self._bytes and self._bytes + ticket.size > self._max_bytes:
                 break
             self._place(ticket)
+        for ticket in self._line.in_state(State.PLACED):
+            if ticket.light:
+                self._prepare_here(ticket)
         # One more than there are threads, so that none of them idles until the event loop comes round. No more: what
         # is handed over is out of order, and the last steps of earlier frames go through the same threads.
         while self._preparing <= self._threads and (ticket := self._line.first(State.PLACED)) is not None:
@@ -271,37 +301,43 @@ class Batcher:
             raise hopeless(ticket.deadline, start, 0.0)
         return ticket.prepare(), self._clock() - start
 
+    def _prepare_here(self, ticket: Ticket) -> None:
+        try:
+            self._ready(ticket, *self._prepare(ticket))
+        except Exception as error:  # whatever is wrong with one frame must not stop the others
+            self.give_up(ticket, error)
+
+    def _ready(self, ticket: Ticket, prepared: Prepared | None, seconds: float) -> None:
+        ticket.prepared, ticket.prepare_s = prepared, seconds
+        ticket.camera.prepare.observe(seconds)
+        ticket.state, ticket.ready_at = State.READY, self._clock()
+
     def _prepared(self, ticket: Ticket, done: asyncio.Future[tuple[Prepared | None, float]]) -> None:
         self._preparing -= 1
         error = done.exception()
         if error is not None:
             self.give_up(ticket, error)
         elif ticket.state is State.PREPARING:
-            ticket.prepared, ticket.prepare_s = done.result()
-            ticket.camera.prepare.observe(ticket.prepare_s)
-            ticket.state, ticket.ready_at = State.READY, self._clock()
-        self._step()
+            self._ready(ticket, *done.result())
+        self._look_soon()
 
     def _set_off(self, batch: list[Ticket], outlook: Outlook) -> None:
         for ticket in batch:
             self._line.remove(ticket)
             ticket.state = State.RUNNING
-        self._flight_s = outlook.curve.seconds[len(batch)]
-        self._flight_ends = outlook.now + self._flight_s
-        self._flight = asyncio.create_task(self._inference.ride(batch), name="batch")
-        self._flight.add_done_callback(partial(self._landed, batch))
+        self._inference.set_off(batch, outlook.curve.seconds[len(batch)], self._landed)
 
-    def _landed(self, batch: list[Ticket], flight: asyncio.Task[None]) -> None:
-        self._flight = None
-        error = None if flight.cancelled() else flight.exception()
-        for ticket in batch:
-            if not ticket.ride.done():  # whatever went wrong, nobody waits for ever
-                ticket.ride.set_exception(
-                    error or ShuttingDownError("the inference was cut short; send the frame again")
-                )
-        self._step()
+    def _landed(self, expected_s: float) -> None:
+        if expected_s > _SHORT_S:
+            self._step()  # the engine first: answers can be made while it works
+        else:
+            self._look_soon()
 
     def _arm(self, delay_s: float) -> None:
+        """A look that comes a little early does no harm; so most of the time the timer that there is will do."""
+        loop = asyncio.get_running_loop()
         if self._timer is not None:
+            if not self._timer.cancelled() and loop.time() < self._timer.when() <= loop.time() + delay_s:
+                return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)
+        self._timer = loop.call_later(delay_s, self._step)

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from serving import memory
 from serving.logs import LogFormat, set_up_serving_logs
-from serving.settings import ServerSettings, is_loopback
+from serving.settings import DriftMode, ServerSettings, is_loopback, parse_stations
 from serving.tuned import read_tuned
 from vision.bundle import Bundle, load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
+from vision.drift.reference import bundle_reference
 from vision.engine import PRECISIONS
 from vision.errors import SettingsError
 
@@ -108,6 +110,29 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--traces", metavar="URL", help="Send OpenTelemetry spans to this OTLP/gRPC collector; needs the extra `otel`."
 )
 @click.option(
+    "--drift",
+    type=click.Choice(get_args(DriftMode)),
+    default=_DEFAULTS["drift"],
+    show_default=True,
+    help="Compare cameras with the calibration's frames and their own first ones, with their own alone, or not at all.",
+)
+@click.option(
+    "--drift-frames-per-alarm",
+    type=int,
+    default=_DEFAULTS["drift_frames_per_alarm"],
+    show_default=True,
+    help="At most one false alarm of a camera in so many frames on average; fewer frames notice changes sooner.",
+)
+@click.option(
+    "--station",
+    "stations",
+    multiple=True,
+    metavar="NAME[=CAMERA,...]",
+    help="A station that is checked with master parts, and its cameras. Repeat it for more.",
+)
+@click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
+@click.option("--override-token-file", type=_FILE, help="Holds the token that `defectlens override` has to know.")
+@click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
 @click.option("--ready-file", type=_FILE, help="Write the bound address here once ready; removed at the end.")
@@ -123,6 +148,7 @@ def serve(
     verbose: bool,
     log_format: LogFormat,
     tuned: Path | None,
+    stations: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -133,11 +159,15 @@ def serve(
       defectlens serve --bundle bundles/parts --address 0.0.0.0:50051
       defectlens serve --bundle bundles/parts --provider openvino --precision bf16
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
+      defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052 --station press-3=left,right \\
+        --station-log stations.jsonl --override-token-file token
     """
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
         options |= _tuned_options(context, tuned, bundles[0])
-    settings = ServerSettings(bundle=bundles[0], further_bundles=bundles[1:], **options)
+    settings = ServerSettings(
+        bundle=bundles[0], further_bundles=bundles[1:], stations=parse_stations(stations), **options
+    )
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
     if not settings.is_loopback:
@@ -145,7 +175,8 @@ def serve(
             f"warning: {settings.address} can be reached from other machines, and frames and verdicts travel there "
             "unencrypted and without authentication; use a trusted network or a TLS proxy"
         )
-    figures = asyncio.run(_serve(settings, ready_file))
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        figures = runner.run(_serve(settings, ready_file))
     if as_json:
         finish(figures, as_json=True)
 
@@ -163,16 +194,28 @@ def _tuned_options(context: click.Context, path: Path, folder: Path) -> dict[str
     return {name: value for name, value in chosen.items() if name not in left_out and name not in given}
 
 
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, which turns faster (docs/experiments.md); Python's own where it cannot be had, as on Windows."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
 async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str, Any]:
     """Serve until a signal; what was answered."""
     # gRPC's core would print its own lines about errors that we report in words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.server import InspectionServer  # loads gRPC, which `--help` need not
 
+    memory.use_few_heaps()
     server = InspectionServer(settings)
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     await server.start()
+    memory.settle()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -208,6 +251,7 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Frames per second at most.")
 @click.option("--jsonl", type=_FILE, help="Write the answers here instead of OUT/answers.jsonl.")
 @click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Frames out at once.")
+@click.option("--camera", default="", help="Name that the frames go under, for accounts, drift and stations.")
 @json_option
 @exits_cleanly
 def inspect(
@@ -220,6 +264,7 @@ def inspect(
     rate: float | None,
     jsonl: Path | None,
     in_flight: int,
+    camera: str,
     as_json: bool,
 ) -> None:
     """Send frames from a folder, video or camera to a server, and write down its answers.
@@ -251,7 +296,13 @@ def inspect(
         lot = LotPage(out / "lot.html", f"Lot {source}", about) if page else None
         with answers.open("w", encoding="utf-8") as stream, lot or nullcontext():
             run = Inspecting(
-                stream, overlays=folder, overlay_class=overlay_class, page=lot, rate=rate, in_flight=in_flight
+                stream,
+                overlays=folder,
+                overlay_class=overlay_class,
+                page=lot,
+                rate=rate,
+                in_flight=in_flight,
+                camera=camera,
             )
             with _interrupt_calls(run.stop.set):
                 tally = run.run(client, frames)
@@ -297,7 +348,7 @@ def info(bundle: Path | None, server: str | None, as_json: bool) -> None:
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
+    manifest, reference = bundle.manifest, bundle_reference(bundle)
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -311,6 +362,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "operating_point": asdict(manifest.operating_point),
         "precisions": bundle.precisions,
         "check_frames": bundle.has_check_frames,
+        "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
         "calibration_images": len(manifest.calibration_scores),
         "explanations": None if manifest.explanations is None else asdict(manifest.explanations),
         "metrics": manifest.metrics,

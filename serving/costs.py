@@ -13,8 +13,19 @@ _WEIGHT = 0.2
 # A measurement that is never repeated loses half of its excess over the lowest one in this time. Without it a slow
 # moment would be held against a batch size for ever: what looks too slow is not run, and so never measured again.
 _HALF_LIFE_S = 1.0
+# In this time it loses less than a thousandth.
+_READ_S = 0.001
 # A larger batch has to be cheaper a frame by more than this share: the frames in it wait for each other.
 _WORTH_IT = 0.03
+# Of frames with a deadline that are let in, so many may be lost. One that is lost makes the promises to the next ones
+# longer by this share, and it takes 1 / _LOST frames in time to come back.
+_LOST = 0.002
+_OVERRUN_STEP = 0.1
+_MOST_OVERRUN = 1.0
+# A frame is close to its deadline if it was promised, with the margin, to take this share of its time.
+_CLOSE = 0.6
+# What the event loop spends on a batch beside its frames: the way to the engine's thread and back.
+_BATCH_S = 0.0002
 # Three average distances from the estimate: of 100 measurements that scatter as errors do, one lies beyond. At most a
 # half, or a machine that stutters would let nobody in.
 _MARGIN = 3.0
@@ -31,13 +42,14 @@ class Duration:
     It is the exponential average over medians of the last three measurements: one outlier, whichever way, is not seen.
     """
 
-    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_recent")
+    __slots__ = ("_clock", "_last", "_lowest", "_mean", "_read", "_read_at", "_recent")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=3)
         self._mean = self._lowest = 0.0
         self._last = clock()
+        self._read, self._read_at = 0.0, -inf
 
     @property
     def known(self) -> bool:
@@ -62,11 +74,16 @@ class Duration:
             self._mean = mean + _WEIGHT * (middle - mean)
             self._lowest = min(self._lowest, middle)
         self._last = self._clock()
+        self._read_at = -inf
 
     @property
     def value(self) -> float:
-        excess = self._mean - self._lowest
-        return self._lowest + excess * exp2(-self.age / _HALF_LIFE_S) if excess > 0 else self._mean
+        now = self._clock()
+        if not 0.0 <= now - self._read_at < _READ_S:  # asked for tens of times a frame
+            excess = self._mean - self._lowest
+            decay = exp2(-max(0.0, now - self._last) / _HALF_LIFE_S) if excess > 0 else 0.0
+            self._read, self._read_at = self._lowest + excess * decay, now
+        return self._read
 
 
 class Usage:
@@ -108,6 +125,27 @@ class Tightest:
             self._value, self._since = seconds, self._clock()
 
 
+class Overrun:
+    """By which share of the time promised things may take longer, so that all but ``_LOST`` of the frames that are let
+    in are answered in time.
+
+    It follows what becomes of the frames, step by step, so that no model of the machine's noise has to be right.
+    Source: adaptive conformal inference (Gibbs and Candès 2021, eq. 2).
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def observe(self, promised_s: float, budget_s: float, *, lost: bool) -> None:
+        """What became of a frame that was to be answered after ``promised_s``, and had to be after ``budget_s``."""
+        if lost:
+            self.value = min(_MOST_OVERRUN, self.value + _OVERRUN_STEP)
+        elif promised_s * (1.0 + self.value) > _CLOSE * budget_s:  # one that had plenty of time shows nothing
+            self.value = max(0.0, self.value - _OVERRUN_STEP * _LOST / (1.0 - _LOST))
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """What each batch size takes: ``seconds[n]`` for n frames, ``seconds[0]`` is 0."""
@@ -135,9 +173,11 @@ class Curve:
 
     def choose(self, most: int) -> int:
         """The batch size <= ``most`` with the least time a frame; of equals the smallest. ``most`` if none is known."""
-        each = [self.seconds[size] / size for size in range(1, most + 1)]
+        if not self.seconds[1]:
+            return most
+        each = [(self.seconds[size] + _BATCH_S) / size for size in range(1, most + 1)]
         limit = min(each) * (1.0 + _WORTH_IT)
-        return next(size for size, share in enumerate(each, 1) if share <= limit) if limit > 0 else most
+        return next(size for size, share in enumerate(each, 1) if share <= limit)
 
     def drag(self, size: int, waiting: int) -> float:
         """How many times as long a frame takes in a batch of ``size`` as in the best one that could have been had."""

@@ -10,8 +10,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.drift import DriftWatch
 from serving.logs import Event
 from serving.messages import FrameRequest, ModelInfo
+from serving.priority import workers
 from serving.served import Served, load
 from serving.settings import ServerSettings
 from serving.shadow import Shadow
@@ -51,6 +53,7 @@ class Fleet:
         self.refused: deque[tuple[Path, str]] = deque(maxlen=_REFUSED_KEPT)
         self._settings = settings
         self._changing = asyncio.Lock()
+        self._opener = workers(1, "engine")
         self._retiring: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -63,6 +66,12 @@ class Fleet:
     def served(self) -> tuple[ModelInfo, ...]:
         """The version that serves of each model, the default one first."""
         return tuple(model.serving.info for model in self.models.values())
+
+    @property
+    def watches(self) -> tuple[DriftWatch, ...]:
+        """Over the cameras of the versions that serve."""
+        watches = (model.serving.watch for model in self.models.values())
+        return tuple(watch for watch in watches if watch is not None)
 
     @property
     def queue_depth(self) -> int:
@@ -189,10 +198,11 @@ class Fleet:
                     await served.retire()
             if self._retiring:
                 await asyncio.wait(self._retiring)
+        self._opener.shutdown()
 
     async def _load(self, folder: Path) -> Served:
         try:
-            return await load(folder, self._settings, self.clock)
+            return await load(folder, self._settings, self.clock, self._opener)
         except DefectLensError as error:
             self.refused.append((folder, str(error)))
             _log.error(Event("bundle_refused", folder=str(folder), message=str(error)))

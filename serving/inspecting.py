@@ -65,6 +65,7 @@ class Inspecting:
         page: where every overlay is shown too, open; only with ``overlays``.
         rate: frames per second at most; None sends as fast as answers come.
         in_flight: frames that are out at once.
+        camera: name that the frames go under; empty for none.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Inspecting:
         page: LotPage | None = None,
         rate: float | None = None,
         in_flight: int = 4,
+        camera: str = "",
     ) -> None:
         self.stop = threading.Event()
         self._answers = answers
@@ -84,6 +86,7 @@ class Inspecting:
         self._page = page
         self._rate = rate
         self._in_flight = in_flight
+        self._camera = camera
         self._tally = Tally()
         self._out: dict[str, SourceFrame] = {}
         self._unreadable: SimpleQueue[SourceFrame] = SimpleQueue()
@@ -119,7 +122,7 @@ class Inspecting:
             if frame.image is None:
                 self._unreadable.put(frame)
                 continue
-            request = FrameRequest(frame.image, f"{index:06d}/{frame.name}", outputs=outputs)
+            request = FrameRequest(frame.image, f"{index:06d}/{frame.name}", self._camera, outputs=outputs)
             self._out[request.request_id] = SourceFrame(frame.name, frame.path)
             yield request
 
@@ -186,6 +189,11 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "reason": inspection.reason,
         "predicted": inspection.predicted,
         "class_scores": dict(zip(reply.classes, inspection.class_scores.tolist(), strict=True)),
+        "class_probabilities": None
+        if inspection.class_probabilities is None
+        else dict(zip(reply.classes, inspection.class_probabilities.tolist(), strict=True)),
+        "class_hits": inspection.class_hits,
+        "unknown_defect": inspection.is_unknown,
         "anomaly_score": inspection.anomaly_score,
         "calibrated_anomaly_score": inspection.calibrated_anomaly_score,
         "regions": [
@@ -201,6 +209,7 @@ def describe_reply(frame: SourceFrame, reply: InspectionReply, overlay: Path | N
         "provider": reply.provider,
         "provider_fallback": reply.provider_fallback,
         "precision": reply.precision,
+        "drift": None if reply.drift is None else {**asdict(reply.drift), "state": reply.drift.state.name},
         "overlay": overlay,
         "error": None,
     }

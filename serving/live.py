@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.messages import ModelIdentity
+from vision.drift.states import Drift, Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,57 @@ class FrameCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftAlarm:
+    """One signal's alarm; see ``vision.drift.monitor.Alarm``. ``words``: what changed, ``advice``: what to do."""
+
+    signal: str
+    against_calibration: bool
+    frame: int
+    since_frame: int
+    raised_s_ago: float
+    since_s_ago: float
+    shift: float
+    log10_odds: float
+    words: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class CameraDrift:
+    """What the watch of one model says about a camera; ``alarms`` are those that stand, what explains most first."""
+
+    model: ModelIdentity
+    now: Drift
+    frames: int
+    alarms: tuple[DriftAlarm, ...]
+    levels: tuple[Level, ...]
+    alarms_so_far: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """One camera; ``last_frame_age_s`` is the time since its last frame came in."""
+    """One camera; ``last_frame_age_s`` is the time since its last frame came in. ``drift``: one a model."""
 
     camera_id: str
     counts: FrameCounts
     last_frame_age_s: float
+    drift: tuple[CameraDrift, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StationStatus:
+    """One station: ``serving`` is False while its frames are refused, ``reason`` says why or how the last check went.
+
+    ``checked_at``: when, in seconds since 1970 (UTC); None before the first check, and ``passed`` is then False.
+    """
+
+    station: str
+    serving: bool
+    reason: str
+    checked_at: float | None = None
+    passed: bool = False
+    overridden_by: str = ""
+    cameras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +119,4 @@ class ServerStatus:
     recent: RecentFrames | None
     queue_depth: int
     resident_memory_bytes: int
+    stations: tuple[StationStatus, ...] = ()

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
+from vision.drift.states import Drift
 from vision.errors import DefectLensError, SettingsError
 from vision.explanations import Explanations
 from vision.preprocess import PixelFormat, raw_pixels
@@ -107,6 +109,7 @@ class Outputs:
 class FrameRequest:
     """One frame to inspect. ``image`` is None only in a request that is refused as empty.
 
+    ``station``: one of those that the server was started with; not needed where the server knows the camera's.
     ``capture_time_ns``: when the frame was exposed, in ns since 1970 (UTC). ``timeout_ms``: the answer is of no use
     later than this after the server received the frame; 0 sets no limit. ``model`` and ``model_version``: empty takes
     the default model, and the version that serves.
@@ -122,6 +125,7 @@ class FrameRequest:
     model_version: str = ""
     timeout_ms: int = 0
     outputs: Outputs = field(default_factory=Outputs)
+    station: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.timeout_ms < 2**32:
@@ -159,7 +163,7 @@ class InspectionReply:
     ``classes`` is the order of ``class_scores`` and of the maps. ``provider`` is the execution provider that really ran
     the model, ``provider_fallback`` whether it is another than the one asked for, ``precision`` what it computes in
     (``fp32``, ``bf16``, ``fp16`` or ``int8``). ``latency_ms`` is from sending to the answer, as the client saw it,
-    retries included.
+    retries included. ``drift`` is the state of the frame's camera, None where nothing is watched.
     """
 
     request_id: str
@@ -173,6 +177,7 @@ class InspectionReply:
     precision: str
     overlay_jpeg: bytes | None
     latency_ms: float = 0.0
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +211,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchInfo:
+    """How cameras are watched for drift, and the promise: on average at most one false alarm of a camera in
+    ``frames_per_false_alarm`` frames, while they are exchangeable with the ``reference_frames`` and with each other.
+
+    ``against_calibration``: they are compared with the reference, and not only with the camera's own first frames.
+    """
+
+    signals: tuple[str, ...]
+    reference_frames: int
+    frames_per_false_alarm: int
+    against_calibration: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a server serves. The ``_json`` fields are JSON objects for people to read; ``explanations`` is None for a
-    bundle of an earlier version.
+    """What a server serves. The ``_json`` fields are JSON objects for people to read. ``drift`` is None where no camera
+    is watched, ``explanations`` for a bundle of an earlier version.
     """
 
     model: ModelIdentity
@@ -230,4 +249,6 @@ class ModelInfo:
     map_tolerance: float
     limits: Limits
     fast_decode: bool
+    drift: WatchInfo | None = None
+    class_calibration: ClassCalibration | None = None
     explanations: Explanations | None = None

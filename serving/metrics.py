@@ -17,9 +17,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from protos.inspection.v1 import inspection_pb2 as pb
+from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
+from serving.metrics_watched import Watched
 from serving.recent import STAGES, Histogram
+from serving.stations import Stations
 from serving.telemetry import Snapshot, Telemetry
 from vision.errors import SettingsError
 
@@ -33,16 +36,16 @@ class MetricsServer:
 
     Args:
         address: ``host:port``; port 0 takes a free one.
-        served: the models that are served now.
 
     Raises:
         SettingsError: the address cannot be bound.
     """
 
-    def __init__(self, address: str, telemetry: Telemetry, served: Callable[[], Sequence[ModelInfo]]) -> None:
+    def __init__(self, address: str, telemetry: Telemetry, fleet: Fleet, stations: Stations) -> None:
         host, _, port = address.rpartition(":")
         registry = CollectorRegistry()
-        registry.register(_Frames(telemetry, served))
+        registry.register(_Frames(telemetry, lambda: fleet.served))
+        registry.register(Watched(lambda: fleet.watches, stations))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         gpus = _open_gpus()

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from serving.batcher import Batcher
+from serving.drift import DriftWatch
 from serving.messages import FrameRequest, Timings
+from serving.priority import workers
 from serving.settings import ServerSettings
-from serving.stages import EncodedMaps, check_request, finish, prepare
-from serving.waiting import Ticket
+from serving.stages import (
+    EncodedMaps,
+    Finished,
+    check_request,
+    finish,
+    is_light,
+    is_light_to_finish,
+    prepare,
+)
+from serving.waiting import Ride, Ticket
 from vision.bundle import Manifest
+from vision.drift.states import Drift
 from vision.engine import Engine
 from vision.errors import DeadlineError, ShuttingDownError
 from vision.types import Inspection
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class FrameResult:
     overlay_jpeg: bytes
     timings: Timings
     batch_size: int
+    drift: Drift | None = None
 
 
 @dataclass(slots=True)
@@ -46,6 +54,7 @@ class Pipeline:
 
     Args:
         clock: monotonic, in seconds; deadlines are on this clock.
+        watch: over the cameras; None watches nothing.
     """
 
     def __init__(
@@ -55,15 +64,17 @@ class Pipeline:
         settings: ServerSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
+        watch: DriftWatch | None = None,
     ) -> None:
         self.clock = clock
+        self._watch = watch
         self._manifest = manifest
         self._settings = settings
         self._draining = False
         self._inside = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="frames")
+        self._pool = workers(settings.decode_threads, "frames")
         self._batcher = Batcher(
             engine.run,
             max_batch=settings.max_batch,
@@ -103,6 +114,7 @@ class Pipeline:
         deadline: float | None = None,
         accepted: bool = False,
         newest: Newest | None = None,
+        watched: bool = True,
     ) -> FrameResult:
         """Inspect one frame.
 
@@ -112,6 +124,7 @@ class Pipeline:
             accepted: the frame has been taken already, by a stream that stops taking frames when it must. So it waits
                 for a place while the server is full, and it is answered even while the server shuts down.
             newest: the frame takes the place of the one before it that has not started its inference.
+            watched: the frame counts for the watch over its camera.
 
         Raises:
             InputError: the request or its image cannot be used.
@@ -124,12 +137,15 @@ class Pipeline:
         if self._draining and not accepted:
             raise ShuttingDownError("the server is shutting down; send the frame to another server or try again later")
         check_request(request, self._manifest)
+        watch = self._watch if watched else None
+        fast, look = self._settings.fast_decode, None if watch is None else watch.look
         ticket = self._batcher.admit(
-            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=self._settings.fast_decode),
+            lambda: prepare(request, self._manifest, self._settings.max_pixels, fast_decode=fast, look=look),
             camera=camera or request.camera_id,
             deadline=deadline,
             size=0 if request.image is None else len(request.image.data),
             may_wait=accepted,
+            light=watch is None and is_light(request),
             instead_of=newest.ticket if newest is not None and newest.pipeline is self else None,
         )
         if newest is not None:
@@ -138,10 +154,7 @@ class Pipeline:
         self._idle.clear()
         try:
             ride = await ticket.ride
-            limit = self._settings.max_map_bytes
-            finished, finish_wait_s, finish_s = await self._in_pool(
-                deadline, lambda: finish(ride.outputs, ride.prepared, request.outputs, self._manifest, limit)
-            )
+            finished, finish_wait_s, finish_s = await self._finish(ride, request, watch, deadline)
             self._batcher.release(ticket, finished=True)
         finally:
             self._batcher.release(ticket)
@@ -161,19 +174,25 @@ class Pipeline:
             postprocess_ms=finish_s * 1000.0,
             total_ms=(end - start) * 1000.0,
         )
-        return FrameResult(finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size)
+        return FrameResult(
+            finished.inspection, finished.maps, finished.overlay_jpeg, timings, ride.batch_size, finished.drift
+        )
 
-    async def _in_pool(self, deadline: float | None, work: Callable[[], T]) -> tuple[T, float, float]:
-        """Run in a thread: the result, the seconds until it began and the seconds that it took."""
-        asked = self.clock()
+    async def _finish(
+        self, ride: Ride, request: FrameRequest, watch: DriftWatch | None, deadline: float | None
+    ) -> tuple[Finished, float, float]:
+        """The judged frame, the seconds until its judgement began and the seconds that it took."""
+        asked, manifest, limit = self.clock(), self._manifest, self._settings.max_map_bytes
 
-        def timed() -> tuple[T, float, float]:
+        def timed() -> tuple[Finished, float, float]:
             begun = self.clock()
             if deadline is not None and begun >= deadline:
                 raise _late(begun - deadline)
-            value = work()
-            return value, begun - asked, self.clock() - begun
+            finished = finish(ride.outputs, ride.prepared, request, manifest, limit, watch)
+            return finished, begun - asked, self.clock() - begun
 
+        if watch is None and is_light_to_finish(ride.outputs, ride.prepared, request.outputs, manifest):
+            return timed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
 
 

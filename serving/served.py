@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
+from serving.drift import DriftWatch
 from serving.logs import Event
+from serving.memory import give_back
 from serving.messages import Limits, ModelIdentity, ModelInfo
 from serving.pipeline import Pipeline
 from serving.settings import ServerSettings
 from vision.bundle import Bundle, load_bundle
 from vision.console import plain
+from vision.drift.reference import bundle_reference
 from vision.engine import Engine
 from vision.parity import MAP_TOLERANCE, SCORE_TOLERANCE
 
@@ -24,9 +28,10 @@ _log = logging.getLogger(__name__)
 class Served:
     """A version of a model that is ready to answer."""
 
-    def __init__(self, info: ModelInfo, engine: Engine, pipeline: Pipeline) -> None:
+    def __init__(self, info: ModelInfo, engine: Engine, pipeline: Pipeline, watch: DriftWatch | None = None) -> None:
         self.info = info
         self.pipeline = pipeline
+        self.watch = watch
         self._engine = engine
 
     @property
@@ -46,36 +51,31 @@ class Served:
 
     def _let_go(self) -> None:
         self._engine.close()
-        # A model leaves holes in glibc's heaps, and the next one rarely fits into them: without this, every take-over
-        # costs some MB for good (docs/experiments.md).
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        give_back()
 
 
-async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float]) -> Served:
+async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float], opener: Executor) -> Served:
     """Verify a bundle, replay its golden frames and start its pipeline.
 
     All of it happens in threads: ONNX Runtime lets go of Python's lock while it builds a session, so that frames of
     other models are answered meanwhile (`benchmarks/swaps.py` measures it).
 
+    Args:
+        opener: of one thread, the same for every model: what an engine allocates stays with the thread that opens it.
+
     Raises:
         BundleError, ProviderError, ParityError: it must not serve; nothing of it is left behind.
     """
     bundle = await asyncio.to_thread(load_bundle, folder)
-    engine = await asyncio.to_thread(
-        bundle.engine,
-        provider=settings.provider,
-        precision=settings.precision,
-        strict=settings.strict_provider,
-        options=settings.engine_options,
-    )
+    engine = await asyncio.get_running_loop().run_in_executor(opener, partial(_open, bundle, settings))
     used = {"used": engine.provider, "precision": engine.precision, "fallback": engine.fallback}
     _log.info(Event("provider", asked=settings.provider, **used))
     differences = await asyncio.to_thread(bundle.replay_golden, engine)
     worst = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
-    pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock)
-    served = Served(describe(bundle, engine, settings, differences), engine, pipeline)
+    watch = await asyncio.to_thread(_watch, bundle, engine, settings, clock)
+    pipeline = Pipeline(bundle.manifest, engine, settings, clock=clock, watch=watch)
+    info = describe(bundle, engine, settings, differences, watch)
+    served = Served(info, engine, pipeline, watch)
     _log.info(Event("golden_frames_agree", model=served.label, differences=worst))
     try:
         await pipeline.start()
@@ -85,11 +85,43 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
     return served
 
 
-def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float]) -> ModelInfo:
+def _open(bundle: Bundle, settings: ServerSettings) -> Engine:
+    return bundle.engine(
+        provider=settings.provider,
+        precision=settings.precision,
+        strict=settings.strict_provider,
+        options=settings.engine_options,
+    )
+
+
+def _watch(bundle: Bundle, engine: Engine, settings: ServerSettings, clock: Callable[[], float]) -> DriftWatch | None:
+    """The watch over cameras, where it is wanted and the bundle has a reference for it."""
+    reference = bundle_reference(bundle)
+    if settings.drift == "off" or reference is None:
+        _log.info(Event("cameras_not_watched", reason="--drift off" if settings.drift == "off" else "no reference"))
+        return None
+    return DriftWatch(
+        reference,
+        _identity(bundle),
+        frames_per_alarm=settings.drift_frames_per_alarm,
+        against_calibration=settings.drift == "calibration",
+        compares_embeddings=engine.precision == "fp32",
+        clock=clock,
+    )
+
+
+def _identity(bundle: Bundle) -> ModelIdentity:
+    manifest = bundle.manifest
+    return ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest)
+
+
+def describe(
+    bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dict[str, float], watch: DriftWatch | None = None
+) -> ModelInfo:
     """What GetModel says."""
     manifest = bundle.manifest
     return ModelInfo(
-        model=ModelIdentity(manifest.name, manifest.version, bundle.digest, manifest.model_digest),
+        model=_identity(bundle),
         created=manifest.created,
         classes=manifest.classes,
         good_class=manifest.good_class,
@@ -117,4 +149,6 @@ def describe(bundle: Bundle, engine: Engine, settings: ServerSettings, gate: dic
         ),
         fast_decode=settings.fast_decode,
         explanations=manifest.explanations,
+        drift=None if watch is None else watch.info,
+        class_calibration=manifest.class_calibration,
     )

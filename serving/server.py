@@ -25,6 +25,7 @@ from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings, socket_path
 from serving.shared_frames import SharedFrames
 from serving.sockets import identity_of, remove_socket, room_for
+from serving.stations import Stations
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from serving.watching import Watcher
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from serving.metrics import MetricsServer
     from serving.tracing import Tracing
 
+STATION = "station/"
+"""Before a station's name, its name in the health service."""
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 # What is left for health watchers and the like once every frame is answered.
 _LAST_CALLS_S = 0.5
+_SHORTEST_TOKEN = 16
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +59,12 @@ class InspectionServer:
         self.shared_frames = SharedFrames(settings.offered_shared_bytes, settings.address)
         self._socket: tuple[Path, tuple[int, int]] | None = None
         self.metrics: MetricsServer | None = None
+        self.stations = Stations(settings.stations, settings.station_log, _token(settings.override_token_file))
         self._stopped = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._admin: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Future[None]] = set()
         self.admin_address: str | None = None
 
     async def __aenter__(self) -> InspectionServer:
@@ -91,7 +97,7 @@ class InspectionServer:
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
         self.telemetry.queue_depth = lambda: self.fleet.queue_depth
-        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames)
+        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames, self.stations)
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         self.address = self._listen()
@@ -104,6 +110,9 @@ class InspectionServer:
         await self._open_admin()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for station in self.stations.all():
+            await self._tell_station(station.station, serving=station.serving)
+        self.stations.changed = self._station_changed
         model = self.info.model
         _log.info(Event("ready", address=self.address, model=model.name, version=model.version))
 
@@ -171,8 +180,18 @@ class InspectionServer:
         if self._settings.metrics is not None:
             from serving.metrics import MetricsServer
 
-            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, lambda: self.fleet.served)
+            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, self.fleet, self.stations)
             _log.info(Event("metrics", address=self.metrics.address))
+
+    def _station_changed(self, station: str, serving: bool) -> None:
+        """Called on the event loop, by the admin service."""
+        telling = asyncio.ensure_future(self._tell_station(station, serving=serving))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _tell_station(self, station: str, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(f"{STATION}{station}", status.SERVING if serving else status.NOT_SERVING)
 
     def _stop_watching(self) -> None:
         if self.telemetry.tracing is not None:
@@ -183,7 +202,7 @@ class InspectionServer:
     async def _open_admin(self) -> None:
         settings = self._settings
         if settings.admin is not None:
-            self._admin = admin_server(self.fleet)
+            self._admin = admin_server(self.fleet, self.stations, settings.max_request_bytes)
             self.admin_address = _bind(self._admin, settings.admin)
             await self._admin.start()
             _log.info(Event("admin_ready", address=self.admin_address))
@@ -191,6 +210,22 @@ class InspectionServer:
             watcher = Watcher(settings.watch, self.fleet)
             await asyncio.to_thread(watcher.skip_known)
             self._watching = asyncio.create_task(watcher.run(), name="watch")
+
+
+def _token(path: Path | None) -> str:
+    """What stands in the file of the override token."""
+    if path is None:
+        return ""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the override token {path} cannot be read: {error}") from error
+    if len(token) < _SHORTEST_TOKEN:
+        raise SettingsError(
+            f"the override token in {path} has {len(token)} characters, at least {_SHORTEST_TOKEN} are needed; make "
+            "one with `openssl rand -hex 16`"
+        )
+    return token
 
 
 def _tracing(endpoint: str) -> Tracing:

@@ -6,15 +6,18 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving import wire
+from serving.drift import with_drift
 from serving.fleet import Fleet
+from serving.live import ServerStatus
 from serving.pipeline import Newest
 from serving.shared_frames import SharedFrames
+from serving.stations import Stations
 from serving.status import abort
 from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
@@ -41,11 +44,12 @@ class _Caller:
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
     """A fleet over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, fleet: Fleet, telemetry: Telemetry, shared: SharedFrames) -> None:
+    def __init__(self, fleet: Fleet, telemetry: Telemetry, shared: SharedFrames, stations: Stations) -> None:
         self.draining = asyncio.Event()
         self._fleet = fleet
         self._telemetry = telemetry
         self._shared = shared
+        self._stations = stations
         limits = fleet.default.info.limits
         self._shares = Shares(limits.max_stream_frames, limits.max_queue)
         self._open_calls = 0
@@ -114,7 +118,11 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         request: pb.GetStatusRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> pb.GetStatusResponse:
-        return status_to_proto(await asyncio.to_thread(self._telemetry.status, self._fleet.served))
+        return status_to_proto(await asyncio.to_thread(self._status))
+
+    def _status(self) -> ServerStatus:
+        status = with_drift(self._telemetry.status(self._fleet.served), self._fleet.watches)
+        return replace(status, stations=self._stations.all())
 
     async def _answer(self, message: pb.InspectRequest, caller: _Caller) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""
@@ -122,6 +130,7 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
         try:
             with self._telemetry.frame(message.request_id, message.camera_id, caller.trace) as record:
                 request = record.request = wire.request_from_proto(message, self._shared.view)
+                self._stations.admit(request.station, request.camera_id)
                 served = self._fleet.choose(request.model, request.model_version)
                 newest = None if caller.live is None else _newest(message, caller.live)
                 result = await served.pipeline.inspect(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
+from vision.drift.rules import FRAMES_PER_ALARM
 from vision.engine import EngineOptions, Precision, Provider, check_choice
 from vision.errors import SettingsError
 from vision.preprocess import MAX_PIXELS
 
+DriftMode = Literal["calibration", "own", "off"]
 _MIB = 1024 * 1024
 # What a message holds besides pixels: ids, regions, the overlay.
 _MESSAGE_MARGIN = 16 * _MIB
@@ -50,6 +54,12 @@ class ServerSettings:
         drain_seconds: how long a shutdown waits for accepted frames.
         metrics: ``host:port`` of the Prometheus metrics; None serves none.
         traces: OTLP endpoint that spans are sent to, e.g. ``http://127.0.0.1:4317``; None makes none.
+        drift: what cameras are compared with: ``calibration`` and their own first frames, their ``own`` alone, or
+            nothing (``off``).
+        drift_frames_per_alarm: the promise: at most one false alarm of a camera in so many frames on average.
+        stations: names of stations, each with the cameras that belong to it.
+        station_log: file that checks and overrides of stations are written to.
+        override_token_file: file with the token of those who may override a failed check.
     """
 
     bundle: Path
@@ -74,10 +84,15 @@ class ServerSettings:
     drain_seconds: float = 10.0
     metrics: str | None = None
     traces: str | None = None
+    drift: DriftMode = "calibration"
+    drift_frames_per_alarm: int = FRAMES_PER_ALARM
+    stations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    station_log: Path | None = None
+    override_token_file: Path | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
-        least |= {"gpu_memory_mib": 0}
+        least |= {"gpu_memory_mib": 0, "drift_frames_per_alarm": 1000}
         least |= {"max_queue_bytes": 1, "max_pixels": 1, "max_shared_bytes": 0, "drain_seconds": 0}
         for name, smallest in least.items():
             if not getattr(self, name) >= smallest:
@@ -92,6 +107,13 @@ class ServerSettings:
             check_address(address, unix=False)
         if self.watch is not None and not self.watch.is_dir():
             raise SettingsError(f"the folder to be watched, {self.watch}, does not exist; make it or name another one")
+        if self.drift not in get_args(DriftMode):
+            raise SettingsError(f"drift is one of {', '.join(get_args(DriftMode))}; got {self.drift!r}")
+        if self.stations and (self.station_log is None or self.admin is None):
+            raise SettingsError(
+                "stations need --station-log FILE, so that a stopped one is not forgotten, and --admin ADDR, where "
+                "they are checked"
+            )
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):
             raise SettingsError(f"traces go to an endpoint such as http://127.0.0.1:4317; got {self.traces!r}")
 
@@ -139,6 +161,21 @@ class ServerSettings:
     def max_stream_frames(self) -> int:
         """Most frames of one stream in work at once; fewer while many streams share the server, but never below 2."""
         return max(2, self.max_batch, self.max_queue // _STREAM_SHARE)
+
+
+def parse_stations(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """``NAME=CAMERA,CAMERA`` or ``NAME`` alone to the cameras of each station.
+
+    Raises:
+        SettingsError: a station without a name, or named twice.
+    """
+    stations: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, cameras = text.partition("=")
+        if not name or name in stations:
+            raise SettingsError(f"a station is NAME or NAME=CAMERA,CAMERA and has a name of its own; got {text!r}")
+        stations[name] = tuple(camera for camera in cameras.split(",") if camera)
+    return stations
 
 
 def is_loopback(address: str) -> bool:

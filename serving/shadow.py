@@ -96,7 +96,7 @@ class Shadow:
         finally:
             own.set()
         try:
-            result = await self.candidate.pipeline.inspect(request)
+            result = await self.candidate.pipeline.inspect(request, watched=False)
         except DefectLensError as error:
             self.failed += 1
             _log.warning(Event("shadow_failed", request_id=request.request_id, message=str(error)))

@@ -41,6 +41,11 @@ class FileSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """In order."""
+        return tuple(self._files)
+
     def __iter__(self) -> Iterator[SourceFrame]:
         for path in self._files:
             name = path.relative_to(self._root).as_posix()

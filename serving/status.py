@@ -38,6 +38,7 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.InputError: Status(_INVALID, pb.INVALID_INPUT),
     errors.DataError: Status(_INVALID, pb.INVALID_DATA),
     errors.SettingsError: Status(_INVALID, pb.INVALID_SETTINGS),
+    errors.TooFewImagesError: Status(_INVALID, pb.TOO_FEW_IMAGES),
     errors.BundleError: Status(_PRECONDITION, pb.BUNDLE_REFUSED),
     errors.EmptyRequestError: Status(_INVALID, pb.EMPTY_REQUEST),
     errors.ImageError: Status(_INVALID, pb.UNREADABLE_IMAGE),
@@ -49,9 +50,11 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.SharedMemoryError: Status(_PRECONDITION, pb.SHARED_MEMORY_REFUSED),
     errors.UnknownClassError: Status(_INVALID, pb.UNKNOWN_CLASS),
     errors.WrongModelError: Status(grpc.StatusCode.NOT_FOUND, pb.WRONG_MODEL),
+    errors.NotAuthorizedError: Status(grpc.StatusCode.PERMISSION_DENIED, pb.NOT_AUTHORIZED),
     errors.DeadlineError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, pb.DEADLINE_PASSED),
     errors.OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, pb.OVERLOADED),
     errors.SupersededError: Status(grpc.StatusCode.ABORTED, pb.SUPERSEDED),
+    errors.StationStoppedError: Status(_PRECONDITION, pb.STATION_STOPPED),
     errors.ShuttingDownError: Status(grpc.StatusCode.UNAVAILABLE, pb.SHUTTING_DOWN),
     errors.UnreachableError: Status(grpc.StatusCode.UNAVAILABLE, pb.UNREACHABLE),
     errors.ProviderError: Status(_PRECONDITION, pb.PROVIDER_UNAVAILABLE),
@@ -93,19 +96,28 @@ async def abort(context: Any, error: errors.DefectLensError) -> NoReturn:
 
 def to_proto(error: errors.DefectLensError) -> pb.Error:
     """The error as it stands in the answer of a stream."""
-    return pb.Error(code=status_of(error).code, message=message_of(error))
+    return pb.Error(code=status_of(error).code, message=message_of(error), retry_after_ms=_retry_ms(error))
 
 
 def from_proto(error: pb.Error) -> errors.DefectLensError:
     """The error that the server raised, of the same class."""
-    return _BY_CODE.get(error.code, errors.DefectLensError)(error.message)
+    made = _BY_CODE.get(error.code, errors.DefectLensError)(error.message)
+    if isinstance(made, errors.OverloadedError) and error.retry_after_ms:
+        made.retry_after_s = error.retry_after_ms / 1000.0
+    return made
 
 
 def retry_metadata(error: errors.DefectLensError) -> tuple[tuple[str, str], ...]:
     """When to try again, as trailing metadata; nothing where the error does not say."""
+    milliseconds = _retry_ms(error)
+    return ((RETRY_KEY, str(milliseconds)),) if milliseconds else ()
+
+
+def _retry_ms(error: errors.DefectLensError) -> int:
+    """0 where the error does not say."""
     if not isinstance(error, errors.OverloadedError) or error.retry_after_s is None:
-        return ()
-    return ((RETRY_KEY, str(max(1, math.ceil(error.retry_after_s * 1000.0)))),)
+        return 0
+    return max(1, math.ceil(error.retry_after_s * 1000.0))
 
 
 def retry_from_metadata(text: str | None) -> float | None:

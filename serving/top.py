@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from serving.cameras import worst
+from serving.words import duration, printable
 from vision.console import exits_cleanly, plain
 
 if TYPE_CHECKING:
@@ -97,12 +100,19 @@ def line(status: ServerStatus, before: ServerStatus | None) -> str:
     words |= {"queue": status.queue_depth, "in_flight": total.in_flight, "received": total.received}
     words |= {"verdicts": total.verdicts, "no_verdicts": total.no_verdicts, "errors": total.errors}
     words |= dict(sorted(total.by_verdict.items()))
+    words |= {
+        f"drift[{printable(camera.camera_id)}]": f"{found.now.state.name}:{found.now.signal}"
+        for camera in status.cameras
+        if (found := worst(camera.drift)) is not None and found.now.state.is_alarm
+    }
+    if stopped := [station.station for station in status.stations if not station.serving]:
+        words["stopped"] = ",".join(map(printable, stopped))
     return " ".join(f"{key}={value}" for key, value in words.items())
 
 
 def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> RenderableType:
     """One look for a terminal."""
-    parts: list[RenderableType] = [Text(f"{server}  up {_duration(status.uptime_s)}", "bold")]
+    parts: list[RenderableType] = [Text(f"{server}  up {duration(status.uptime_s)}", "bold")]
     for served in status.served:
         model = served.model
         fallback = "  FALLBACK" if served.provider_fallback else ""
@@ -124,7 +134,7 @@ def picture(server: str, status: ServerStatus, before: ServerStatus | None) -> R
             values = (times.p50_ms, times.p99_ms, times.max_ms)
             stages.add_row(times.stage, *(f"{value:.1f}" for value in values))
         parts += [Text(f"\nthe last {status.recent.seconds:.0f} s", "dim"), stages]
-    parts += [Text(""), _cameras(status, before)]
+    parts += [Text(""), _cameras(status, before), *_drift(status), *_stations(status)]
     if status.errors:
         mix = ", ".join(f"{code} {count}" for code, count in sorted(status.errors.items()))
         parts.append(Text(f"\nerrors: {mix}", "red"))
@@ -147,11 +157,32 @@ def _cameras(status: ServerStatus, before: ServerStatus | None) -> Table:
     row(Text("all", "bold"), status.total, None if before is None else before.total, "")
     latest = sorted(status.cameras, key=lambda camera: camera.last_frame_age_s)
     for camera in sorted(latest[:_MOST_ROWS], key=lambda camera: camera.camera_id):
-        age = f"{_duration(camera.last_frame_age_s)} ago"
-        row(Text(_printable(camera.camera_id) or "(no name)"), camera.counts, then.get(camera.camera_id), age)
+        age = f"{duration(camera.last_frame_age_s)} ago"
+        name = Text(printable(camera.camera_id) or "(no name)")
+        row(name, camera.counts, then.get(camera.camera_id), age)
     if len(latest) > _MOST_ROWS:
         table.add_row(Text(f"and {len(latest) - _MOST_ROWS} that were silent for longer", "dim"))
     return table
+
+
+def _drift(status: ServerStatus) -> list[RenderableType]:
+    """A line for each camera in alarm, and one that counts the others."""
+    found = [(camera.camera_id, one.now) for camera in status.cameras if (one := worst(camera.drift)) is not None]
+    alarms = [(name, now) for name, now in found if now.state.is_alarm]
+    calm = Counter(now.state.name for _, now in found if not now.state.is_alarm)
+    lines: list[RenderableType] = [
+        Text(f"\n{printable(name) or '(no name)'}: {now.state.name}, {now.signal} {now.shift:+.1f} spreads", "bold red")
+        for name, now in alarms
+    ]
+    if calm:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(calm.items()))
+        lines.append(Text(f"\ncameras for drift: {counts}", "dim"))
+    return lines
+
+
+def _stations(status: ServerStatus) -> list[RenderableType]:
+    stopped = [station for station in status.stations if not station.serving]
+    return [Text(f"\nstation {printable(one.station)} STOPPED: {one.reason}", "bold red") for one in stopped]
 
 
 def _rate(status: ServerStatus, before: ServerStatus | None) -> float:
@@ -165,16 +196,3 @@ def _rate(status: ServerStatus, before: ServerStatus | None) -> float:
 
 def _number(head: str) -> Column:
     return Column(head, justify="right")
-
-
-def _printable(name: str) -> str:
-    """Names come from cameras, and must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: ``3 s``, ``5 min 3 s``, ``2 h 5 min``, ``4 d 2 h``."""
-    for size, name, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {name} {seconds % size // smaller:.0f} {small}"
-    return f"{seconds:.0f} s"

@@ -70,6 +70,7 @@ class Ticket:
     urgency: tuple[float, int]
     size: int
     may_wait: bool
+    light: bool
     ride: asyncio.Future[Ride]
     state: State = State.OUTSIDE
     probe: bool = False
@@ -77,6 +78,8 @@ class Ticket:
     ready_at: float = 0.0
     prepare_s: float = 0.0
     rode_at: float = 0.0
+    promised: float | None = None
+    """When the answer was expected, as the frame was let in; None if it has no deadline."""
 
     @property
     def waits(self) -> bool:
@@ -145,12 +148,14 @@ class Outlook:
         now: on the scheduler's clock.
         engine_free: when the inference under way ends.
         threads: that prepare frames.
+        overrun: by which share of the time promised things have turned out to take longer (``costs.Overrun``).
     """
 
     now: float
     engine_free: float
     curve: Curve
     threads: int
+    overrun: float = 0.0
 
     def soonest(self, ticket: Ticket) -> float:
         """When a frame could be answered if it came next and rode alone."""
@@ -177,7 +182,9 @@ class Outlook:
         """
         spread = self.curve.margin
         for index, (ticket, end) in enumerate(self.answers(tickets, newcomer)):
-            spare = (end - self.now) * (spread if ticket is newcomer else -spread)
+            if ticket is newcomer:
+                ticket.promised = end
+            spare = (end - self.now) * (max(spread, self.overrun) if ticket is newcomer else -spread)
             if ticket.deadline is not None and not ticket.probe and end + spare > ticket.deadline:
                 return index, end
         return None

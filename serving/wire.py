@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.inspection.v1 import inspection_pb2 as pb
+from serving import wire_drift
 from serving.messages import (
     ALL,
     EncodedImage,
@@ -19,8 +21,8 @@ from serving.messages import (
     Outputs,
     RawImage,
 )
+from serving.wire_decision import calibration_from_proto, calibration_to_proto, point_from_proto, point_to_proto
 from serving.wire_explanations import explanations_from_proto, explanations_to_proto
-from vision.decision import OperatingPoint
 from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
 
@@ -37,6 +39,7 @@ def request_to_proto(request: FrameRequest) -> pb.InspectRequest:
         model=request.model,
         model_version=request.model_version,
         timeout_ms=request.timeout_ms,
+        station=request.station,
         outputs=_outputs_to_proto(request.outputs),
     )
     if request.capture_time_ns is not None:
@@ -72,13 +75,14 @@ def request_from_proto(message: pb.InspectRequest, view: View) -> FrameRequest:
         model=message.model,
         model_version=message.model_version,
         timeout_ms=message.timeout_ms,
-        outputs=_outputs_from_proto(message.outputs),
+        outputs=_outputs_from_bytes(message.outputs.SerializeToString()),
+        station=message.station,
     )
 
 
 def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
     """As the server describes itself."""
-    point, limits = info.operating_point, info.limits
+    limits = info.limits
     return pb.GetModelResponse(
         model=identity_to_proto(info.model),
         created=info.created,
@@ -87,13 +91,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         input_width=info.input_width,
         input_height=info.input_height,
         white_level=info.white_level,
-        operating_point=pb.OperatingPoint(
-            image_threshold=point.image_threshold,
-            review_threshold=point.review_threshold,
-            pixel_threshold=point.pixel_threshold,
-            class_threshold=point.class_threshold,
-            evidence=point.evidence,
-        ),
+        operating_point=point_to_proto(info.operating_point),
         metrics_json=info.metrics_json,
         parity_json=info.parity_json,
         provenance_json=info.provenance_json,
@@ -111,6 +109,8 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
         ),
         fast_decode=info.fast_decode,
         explanations=None if info.explanations is None else explanations_to_proto(info.explanations),
+        drift=None if info.drift is None else wire_drift.watch_to_proto(info.drift),
+        class_calibration=calibration_to_proto(info.class_calibration),
     )
 
 
@@ -121,7 +121,7 @@ def provider_to_proto(info: ModelInfo) -> pb.Provider:
 
 def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
     """As the client reads it."""
-    point, limits = message.operating_point, message.limits
+    limits = message.limits
     return ModelInfo(
         model=identity_from_proto(message.model),
         created=message.created,
@@ -130,13 +130,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
         input_height=message.input_height,
         input_width=message.input_width,
         white_level=message.white_level,
-        operating_point=OperatingPoint(
-            image_threshold=point.image_threshold if point.HasField("image_threshold") else None,
-            review_threshold=point.review_threshold if point.HasField("review_threshold") else None,
-            pixel_threshold=point.pixel_threshold if point.HasField("pixel_threshold") else None,
-            class_threshold=point.class_threshold,
-            evidence=point.evidence,
-        ),
+        operating_point=point_from_proto(message.operating_point),
         metrics_json=message.metrics_json,
         parity_json=message.parity_json,
         provenance_json=message.provenance_json,
@@ -157,6 +151,10 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
         ),
         fast_decode=message.fast_decode,
         explanations=explanations_from_proto(message.explanations) if message.HasField("explanations") else None,
+        drift=wire_drift.watch_from_proto(message.drift) if message.HasField("drift") else None,
+        class_calibration=(
+            calibration_from_proto(message.class_calibration) if message.HasField("class_calibration") else None
+        ),
     )
 
 
@@ -183,7 +181,10 @@ def _outputs_to_proto(outputs: Outputs) -> pb.Outputs:
     )
 
 
-def _outputs_from_proto(message: pb.Outputs) -> Outputs:
+@lru_cache(maxsize=256)
+def _outputs_from_bytes(data: bytes) -> Outputs:
+    """A camera asks for the same thing every time."""
+    message = pb.Outputs.FromString(data)
     try:
         map_format, mask_format = MapFormat(message.map_format), MaskFormat(message.mask_format)
     except ValueError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protos.inspection.v1 import inspection_pb2 as pb
-from serving import maps, wire
+from serving import maps, wire, wire_drift
 from serving.messages import FrameRequest, InspectionReply, MapFormat, MaskFormat, ModelInfo, Timings
 from serving.status import to_proto
 from vision.errors import DefectLensError
@@ -22,13 +22,21 @@ def reply_to_proto(result: FrameResult, request: FrameRequest, info: ModelInfo, 
     """As the server sends it."""
     inspection, timings, wanted = result.inspection, result.timings, request.outputs
     defects = inspection.regions if wanted.regions else ()
-    scores = zip(info.classes, inspection.class_scores.tolist(), inspection.class_logits.tolist(), strict=True)
+    probabilities = [None] * len(info.classes)
+    if inspection.class_probabilities is not None:
+        probabilities = inspection.class_probabilities.tolist()
+    scores = zip(
+        info.classes, inspection.class_scores.tolist(), inspection.class_logits.tolist(), probabilities, strict=True
+    )
     return pb.InspectResponse(
         request_id=request_id,
         verdict=pb.Verdict.ValueType(inspection.verdict),
         reason=inspection.reason,
         predicted=inspection.predicted,
-        class_scores=[pb.ClassScore(name=name, score=score, logit=logit) for name, score, logit in scores],
+        class_scores=[
+            pb.ClassScore(name=name, score=score, logit=logit, probability=probability)
+            for name, score, logit, probability in scores
+        ],
         anomaly_score=inspection.anomaly_score,
         calibrated_anomaly_score=inspection.calibrated_anomaly_score,
         defects=[_defect_to_proto(region, wanted.mask_format) for region in defects],
@@ -50,6 +58,9 @@ def reply_to_proto(result: FrameResult, request: FrameRequest, info: ModelInfo, 
         provider=wire.provider_to_proto(info),
         frame_width=inspection.frame_width,
         frame_height=inspection.frame_height,
+        drift=None if result.drift is None else wire_drift.drift_to_proto(result.drift),
+        unknown_defect=inspection.is_unknown,
+        class_hits=inspection.class_hits,
     )
 
 
@@ -86,6 +97,9 @@ def reply_from_proto(message: pb.InspectResponse, latency_ms: float) -> Inspecti
         class_map=np.stack([_map_from_proto(plane) for plane in message.class_maps]) if message.class_maps else None,
         frame_height=message.frame_height,
         frame_width=message.frame_width,
+        class_probabilities=_probabilities(message.class_scores),
+        class_hits=tuple(message.class_hits),
+        is_unknown=message.unknown_defect,
     )
     return InspectionReply(
         request_id=message.request_id,
@@ -106,7 +120,15 @@ def reply_from_proto(message: pb.InspectResponse, latency_ms: float) -> Inspecti
         precision=message.provider.precision,
         overlay_jpeg=message.overlay_jpeg or None,
         latency_ms=latency_ms,
+        drift=wire_drift.drift_from_proto(message.drift) if message.HasField("drift") else None,
     )
+
+
+def _probabilities(scores: Sequence[pb.ClassScore]) -> FloatArray | None:
+    """``[C]``; None unless every class has one."""
+    if not scores or not all(score.HasField("probability") for score in scores):
+        return None
+    return np.array([score.probability for score in scores], np.float32)
 
 
 def _verdict(value: int) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protos.inspection.v1 import inspection_pb2 as pb
-from serving import wire
+from serving import wire, wire_cameras
 from serving.live import CameraStatus, FrameCounts, RecentFrames, ServedModel, ServerStatus, StageTimes
 
 
@@ -25,6 +25,7 @@ def status_to_proto(status: ServerStatus) -> pb.GetStatusResponse:
                 camera_id=camera.camera_id,
                 counts=_counts_to_proto(camera.counts),
                 last_frame_age_s=camera.last_frame_age_s,
+                drift=[wire_cameras.camera_to_proto(one) for one in camera.drift],
             )
             for camera in status.cameras
         ],
@@ -42,6 +43,7 @@ def status_to_proto(status: ServerStatus) -> pb.GetStatusResponse:
         ),
         queue_depth=status.queue_depth,
         resident_memory_bytes=status.resident_memory_bytes,
+        stations=[wire_cameras.station_to_proto(station) for station in status.stations],
     )
 
 
@@ -55,13 +57,19 @@ def status_from_proto(message: pb.GetStatusResponse) -> ServerStatus:
         ),
         total=_counts_from_proto(message.total),
         cameras=tuple(
-            CameraStatus(camera.camera_id, _counts_from_proto(camera.counts), camera.last_frame_age_s)
+            CameraStatus(
+                camera.camera_id,
+                _counts_from_proto(camera.counts),
+                camera.last_frame_age_s,
+                tuple(wire_cameras.camera_from_proto(one) for one in camera.drift),
+            )
             for camera in message.cameras
         ),
         errors=dict(message.errors),
         recent=_recent_from_proto(message.recent) if message.HasField("recent") else None,
         queue_depth=message.queue_depth,
         resident_memory_bytes=message.resident_memory_bytes,
+        stations=tuple(wire_cameras.station_from_proto(station) for station in message.stations),
     )
 
 

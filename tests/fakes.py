@@ -6,10 +6,12 @@ speak for the class ``bright``, dark ones for ``dark``. The frame's anomaly scor
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -20,10 +22,13 @@ from serving.pipeline import FrameResult
 from serving.stages import EncodedMaps
 from vision.bundle import MODEL, write_golden, write_manifest
 from vision.bundle import Manifest as BundleManifest
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
+from vision.drift.reference import make_reference, write_reference
 from vision.engine import EngineOptions, open_engine
 from vision.explanations import ClassCheck, Estimate, Explanations
 from vision.preprocess import InputSpec
+from vision.seen import Seen, write_seen
 from vision.types import Inspection, ModelOutputs, Verdict
 
 CELL = 8
@@ -43,6 +48,10 @@ EXPLAINED = Explanations(
     },
     measured="made-up frames",
 )
+CLASS_POLICY: dict[str, Any] = {"class_thresholds": {"bright": 0.9, "dark": 0.9}, "unknown_below": 0.5}
+CLASS_CALIBRATION = ClassCalibration(
+    "temperature", (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), 60, {"good": 0.5, "bright": 0.25, "dark": 0.25}, "made up"
+)
 NO_ANOMALY_POINT = OperatingPoint(None, None, None, class_threshold=0.6, evidence="made up")
 
 
@@ -60,6 +69,9 @@ def make_bundle(
     image_threshold: float = 0.3,
     damage_golden: bool = False,
     explanations: Explanations | None = None,
+    good_frames: int = 0,
+    probabilities: bool = False,
+    seen: Seen | None = None,
 ) -> Path:
     """Write a bundle that ``load_bundle`` accepts.
 
@@ -68,6 +80,9 @@ def make_bundle(
         work: makes inference slow: so many products of 512x512 matrices a batch.
         image_threshold: of the operating point; below 0 every part is a reject.
         damage_golden: expected outputs that no runtime will ever give, with digests that fit.
+        good_frames: so many ``textured`` parts make a reference for drift; 0 makes none.
+        probabilities: class scores are calibrated, and a class of 0.9 makes a reject.
+        seen: what images the model is said to have seen; None, as earlier versions had it, says nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = InputSpec(height, width, white_level)
@@ -77,7 +92,14 @@ def make_bundle(
     if damage_golden:
         outputs = ModelOutputs(outputs.class_logits + 1.0, outputs.saliency_map, outputs.attention_map)
     write_golden(folder, frames, outputs)
+    if good_frames:
+        good = [textured(f"good {index}", height, width) for index in range(good_frames)]
+        scores = open_engine(folder / MODEL, provider="cpu", options=EngineOptions(threads=1)).run(np.stack(good))
+        write_reference(folder, make_reference(good, anomaly_scores=scores.anomaly_score))
     thresholds = {"image_threshold": image_threshold, "review_threshold": min(image_threshold, 0.2)}
+    if seen is not None:
+        write_seen(folder, seen)
+    point = replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT
     manifest = BundleManifest(
         name=name,
         version=version,
@@ -86,7 +108,8 @@ def make_bundle(
         classes=CLASSES if anomaly else CLASSES[1:],
         good_class="good" if anomaly else None,
         predicts_by_anomaly_score=False,
-        operating_point=replace(OPERATING_POINT, **thresholds) if anomaly else NO_ANOMALY_POINT,
+        operating_point=replace(point, **CLASS_POLICY) if probabilities else point,
+        class_calibration=CLASS_CALIBRATION if probabilities else None,
         calibration_scores=CALIBRATION if anomaly else (),
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},
@@ -102,6 +125,19 @@ def part(height: int = 64, width: int = 96, *, spot: int = GREY, at: tuple[int, 
     frame = np.full((height, width, 3), GREY, np.uint8)
     frame[at[0] : at[0] + 16, at[1] : at[1] + 16] = spot
     return frame
+
+
+def textured(name: str, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
+    """A good part with a grain of its own, uint8 ``[H, W, 3]``: a plate with two bores on a darker ground."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    grain = cv2.GaussianBlur(rng.normal(0.0, 14.0, (height, width)).astype(np.float32), (0, 0), 0.7)
+    pixels = np.full((height, width), GREY * rng.uniform(0.98, 1.02), np.float32) + grain
+    pixels[:6], pixels[-6:], pixels[:, :6], pixels[:, -6:] = GREY - 14, GREY - 14, GREY - 14, GREY - 14
+    for column in (width // 4, 3 * width // 4):
+        cv2.circle(pixels, (column, height // 2), 4, GREY - 22.0, -1)
+    pixels += rng.normal(0.0, 1.0, pixels.shape)
+    grey = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def frame_result(verdict: Verdict = Verdict.PASS, **milliseconds: float) -> FrameResult:

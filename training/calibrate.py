@@ -1,11 +1,12 @@
-"""After training: how the localizer's signals are combined, and where the thresholds lie.
+"""After training: how the localizer's signals are combined, what the class scores are worth, and where thresholds lie.
 
-The combination is chosen on validation frames, the thresholds on calibration frames; neither ever sees a test image.
+The combination, the class probabilities and the class thresholds are chosen on validation frames, the thresholds on the
+anomaly score on calibration frames; none ever sees a test image. That the class thresholds stand before the calibration
+frames are looked at is what their bound rests on.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,32 +16,35 @@ import torch
 from numpy.typing import NDArray
 
 from training.batches import FrameStore, masks_at
+from training.default_point import class_policy, default_point, fit_probabilities
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect
-from vision.decision import OperatingPoint, conformal_threshold
+from vision.calibration.images import ScoredImages
+from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
+from vision.calibration.probability import ClassCalibration
+from vision.decision import OperatingPoint
 from vision.errors import DataError
 from vision.model.detector import Detector, pool
 from vision.postprocess import ANOMALY
 
-# Asked of the operating point unless `calibrate` is told otherwise: how many good parts may be rejected, and how many
-# may be rejected or sent to review.
-MAX_OVERKILL, MAX_REVIEW = 0.02, 0.05
-# Both signals are standardised; without real defects nothing speaks for one of them.
+# All signals are standardised; without real defects nothing speaks for one of them.
 SYNTHETIC_MASK_WEIGHT = 1.0
+SUBSPACE_WEIGHT = 1.0
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-# With fewer real defects than this among the validation frames, choosing by them is choosing by chance.
-_ENOUGH_DEFECTS = 8
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The outcome: operating point, sorted anomaly scores of good calibration frames, and figures for people."""
+    """The outcome: operating point, sorted anomaly scores of good calibration frames, what makes probabilities of class
+    logits (None where labels are too few), and figures for people.
+    """
 
     point: OperatingPoint
     scores: tuple[float, ...]
     figures: dict[str, Any]
+    class_calibration: ClassCalibration | None = None
 
 
 def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore) -> Calibration:
@@ -55,18 +59,26 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
             "The training data hold no good part: the model tells defect classes apart and has no anomaly score; it "
             "can reject or send to review, but never pass a part."
         )
-        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {})
+        found = fit_probabilities(detector.config, _logits(detector, validation), validation.samples)
+        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {}, found)
     if not any(sample.label == good for sample in calibration.samples):
         raise DataError("no good image is left for calibration; at least 8 good training images are needed")
     weight = _combine(detector, recipe, validation)
-    scores = np.sort(np.array([row.score for row in _rows(detector, calibration)], np.float32))
-    threshold, source = _pixel_threshold(detector, validation), "best pixel F1 on validation masks"
+    rows = list(_rows(detector, validation))
+    threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
     if threshold is None and recipe.synthetic:
-        threshold = _pixel_threshold(detector, _Damaged(validation, good))
+        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good))))
         source = "best pixel F1 on validation frames with synthetic defects"
-    point = _operating_point(scores, threshold, source)
-    figures = {"mask_weight": weight, "calibration_images": len(scores)}
-    return Calibration(point, tuple(float(score) for score in scores), figures)
+    logits = np.array([row.logits for row in rows])
+    probabilities = fit_probabilities(detector.config, logits, validation.samples)
+    images = _scored(detector, calibration, probabilities)
+    classes = class_policy(detector.config, probabilities, logits, validation.samples)
+    point = default_point(images, classes, threshold, source, calibration.samples)
+    figures: dict[str, Any] = {"mask_weight": weight, "calibration_images": len(images)}
+    if probabilities is not None:
+        figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
+    scores = tuple(float(score) for score in np.sort(images.scores))
+    return Calibration(point, scores, figures, probabilities)
 
 
 class _Damaged:
@@ -91,11 +103,13 @@ class _Damaged:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One frame: its pooled signals, score, map ``[h, w]`` and mask at the map's grid."""
+    """One frame: class logits ``[C]``, its pooled signals, score, map ``[h, w]`` and mask at the map's grid."""
 
     is_defect: bool
+    logits: NDArray[np.float32]
     reconstruction: float
     mask: float
+    subspace: float
     score: float
     anomaly_map: NDArray[np.float32]
     truth: NDArray[np.bool_] | None
@@ -115,6 +129,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         if outputs.distances is not None:
             rebuilt = pool(detector.reconstruction_map(outputs.distances, size))
+        left = torch.zeros_like(mask) if outputs.subspace_map is None else pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class
@@ -123,8 +138,10 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
                 truth = masks_at(store[index][1][None], size)[0]
             yield _Row(
                 is_defect,
+                outputs.class_logits[row].float().cpu().numpy(),
                 float(rebuilt[row]),
                 float(mask[row]),
+                float(left[row]),
                 float(outputs.anomaly_score[row]),
                 outputs.anomaly_map[row].float().cpu().numpy(),
                 truth,
@@ -133,56 +150,58 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
 
 def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> float:
     """Set the combination; the weight of the mask signal."""
-    if not recipe.reconstruction:
+    if not recipe.reconstruction and not recipe.subspace:
         detector.set_combination((0.0, 1.0), (0.0, 0.0), (1.0, 1.0))
         return 1.0
     rows = list(_rows(detector, validation))
-    good = [row for row in rows if not row.is_defect]
-    signals = [np.array([row.reconstruction for row in good]), np.array([row.mask for row in good])]
-    center = [float(values.mean()) for values in signals]
-    scale = [max(float(values.std()), 1e-3) for values in signals]
-    weight = SYNTHETIC_MASK_WEIGHT
     truth = np.array([row.is_defect for row in rows])
-    if truth.sum() >= _ENOUGH_DEFECTS:
-        rebuilt, mask = (
-            (np.array(values) - middle) / spread
-            for values, middle, spread in zip(
-                ([row.reconstruction for row in rows], [row.mask for row in rows]), center, scale, strict=True
-            )
+    signals = np.array([[row.reconstruction, row.mask, row.subspace] for row in rows])[:, : len(detector.map_weight)]
+    center = signals[~truth].mean(axis=0)
+    scale = np.maximum(signals[~truth].std(axis=0), 1e-3)
+    weights = np.array([float(recipe.reconstruction), SYNTHETIC_MASK_WEIGHT, SUBSPACE_WEIGHT])[: signals.shape[1]]
+    if truth.sum() >= ENOUGH_MASKS:
+        scaled = (signals - center) / scale
+        weights[1] = max(
+            _MASK_WEIGHTS,
+            key=lambda candidate: image_auroc(
+                scaled @ np.where(np.arange(len(weights)) == 1, candidate, weights), truth
+            ),
         )
-        weight = max(_MASK_WEIGHTS, key=lambda candidate: image_auroc(rebuilt + candidate * mask, truth))
-    detector.set_combination((1.0, weight), center, scale)
-    return weight
+    detector.set_combination(weights.tolist(), center.tolist(), scale.tolist())
+    return float(weights[1])
 
 
-def _pixel_threshold(detector: Detector, validation: FrameStore | _Damaged) -> float | None:
+def _pixel_threshold(rows: list[_Row]) -> float | None:
     """The map value with the best pixel F1 on the masks; None where there are too few."""
-    rows = [row for row in _rows(detector, validation) if row.truth is not None]
-    masked = [row for row in rows if row.is_defect and row.truth is not None and row.truth.any()]
-    if len(masked) < _ENOUGH_DEFECTS:
-        return None
-    values = np.concatenate([row.anomaly_map.ravel() for row in rows])
-    truth = np.concatenate([row.truth.ravel() for row in rows if row.truth is not None])
-    order = np.argsort(-values, kind="stable")
-    hits = np.cumsum(truth[order])
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
-    return float(values[order[int(np.argmax(f1))]])
+    pairs = [(row.anomaly_map, row.truth) for row in rows if row.truth is not None]
+    return best_pixel_threshold([one for one, _ in pairs], [truth for _, truth in pairs])
 
 
-def _operating_point(scores: NDArray[np.float32], pixel_threshold: float | None, source: str) -> OperatingPoint:
-    smallest = 1.0 / (len(scores) + 1)
-    overkill, review = (max(bound, smallest) for bound in (MAX_OVERKILL, MAX_REVIEW))
-    image = conformal_threshold(scores, overkill)
-    missing = math.ceil(1 / MAX_OVERKILL) - 1 - len(scores)
-    short = f" (asked: {MAX_OVERKILL:.0%}, which needs {missing} more good images)" if missing > 0 else ""
-    return OperatingPoint(
-        image_threshold=image,
-        review_threshold=min(image, conformal_threshold(scores, review)),
-        pixel_threshold=image if pixel_threshold is None else pixel_threshold,
-        evidence=(
-            f"Split-conformal bound on {len(scores)} good calibration images: at most {overkill:.1%} of good parts "
-            f"rejected{short}, at most {review:.1%} rejected or sent to review; holds on average while good parts stay "
-            "exchangeable with the calibration images. It promises nothing about escapes. Pixel threshold: "
-            + ("the image threshold." if pixel_threshold is None else f"{source}.")
-        ),
+@torch.no_grad()
+def _logits(detector: Detector, store: FrameStore) -> NDArray[np.float32]:
+    """``[N, C]``, also of a model without an anomaly score."""
+    device = next(detector.parameters()).device
+    detector.eval()
+    found = [
+        detector(torch.from_numpy(np.stack([store[index][0] for index in range(start, end)])).to(device)).class_logits
+        for start in range(0, len(store), _BATCH)
+        if (end := min(start + _BATCH, len(store)))
+    ]
+    classes = len(detector.config.classes)
+    return np.concatenate([one.float().cpu().numpy() for one in found] or [np.zeros((0, classes), np.float32)])
+
+
+def _scored(detector: Detector, store: FrameStore, probabilities: ClassCalibration | None) -> ScoredImages:
+    config = detector.config
+    rows = list(_rows(detector, store))
+    defects = [place for place, name in enumerate(config.classes) if name != config.good_class]
+    found = None
+    if probabilities is not None:
+        found = probabilities.of_many(np.array([row.logits for row in rows]))[:, defects]
+    return ScoredImages(
+        names=tuple(sample.path.name for sample in store.samples),
+        scores=np.array([row.score for row in rows], np.float32),
+        is_defect=np.zeros(len(rows), np.bool_),
+        defect_classes=tuple(config.classes[place] for place in defects),
+        probabilities=found,
     )

@@ -53,6 +53,11 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same split and the same model.")
 @click.option("--mixer", type=click.Choice(list(MIXERS)), default="dense", show_default=True, help="Token mixer.")
 @click.option("--flips/--no-flips", default=None, help="Mirror frames. Default: only with labelled defects.")
+@click.option(
+    "--reconstruction",
+    is_flag=True,
+    help="Also train attention blocks to rebuild normal features, if few defects are labelled: 3x the time.",
+)
 @click.option("--patience", type=int, help="Stop after so many epochs without a better one. Default: half of them.")
 @click.option(
     "--device",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from training.elpv import find_elpv, read_elpv
 from training.layout import GOOD, Found, read_folds, read_layout
-from training.scan import Scanned, Source, read_mask_pixels, relative, scan
+from training.scan import CONTENT_DIGITS, Scanned, Source, read_mask_pixels, relative, scan
 from vision.console import say
 from vision.errors import DataError, SettingsError
 from vision.postprocess import ANOMALY
@@ -37,7 +37,8 @@ class Sample:
 
     ``label`` is the good class or a defect class. ``mask`` is an 8-bit image of the same size, non-zero where the
     defect is; None where there is none. ``defect_probability`` in 0..1 is the soft label. Samples of one ``part`` are
-    never on both sides of a split; images with identical pixels are always one part.
+    never on both sides of a split; images with identical pixels are always one part. ``content`` is a digest of the
+    decoded pixels: the same picture in another file has the same.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Sample:
     mask: Path | None = None
     defect_probability: float = 0.0
     part: str = ""
+    content: str = ""
 
     @property
     def is_defect(self) -> bool:
@@ -91,7 +93,7 @@ def read_data(
         DataError: something is wrong with the data; every problem is listed.
         SettingsError: an option, or a combination of options, is not possible.
     """
-    pattern = _compile(part_pattern)
+    pattern = None if part_pattern is None else compile_pattern(part_pattern, "part")
     if (folds is None) != (fold is None):
         raise SettingsError("a folds file and the number of a fold go together; give --folds FILE and --fold K")
     if str(source) == ELPV and isinstance(source, str):
@@ -151,7 +153,8 @@ def _data_set(
     for source, one, part in zip(sources, scanned, parts, strict=True):
         # An empty mask on a defect would teach that its pixels are good, and would hide it from the pixel metrics.
         mask = None if one.mask_is_empty and source.label != GOOD else source.mask
-        sample = Sample(source.path, source.label, mask, source.defect_probability, part)
+        content = one.pixel_digest[:CONTENT_DIGITS]
+        sample = Sample(source.path, source.label, mask, source.defect_probability, part, content)
         sides[source.side].append(sample)
     # What the model can learn is what the training part shows; a folder with a test part only is for evaluation.
     labels = {sample.label for sample in sides["train"] or sides["test"]}
@@ -175,15 +178,18 @@ def _data_set(
     )
 
 
-def _compile(part_pattern: str | None) -> re.Pattern[str] | None:
-    if part_pattern is None:
-        return None
+def compile_pattern(text: str, what: str) -> re.Pattern[str]:
+    """A regular expression whose first group names the ``what`` (part, lot) of a file.
+
+    Raises:
+        SettingsError: it is none, or has no group.
+    """
     try:
-        pattern = re.compile(part_pattern)
+        pattern = re.compile(text)
     except re.error as error:
-        raise SettingsError(f"the part pattern {part_pattern!r} is no regular expression: {error}") from error
+        raise SettingsError(f"the {what} pattern {text!r} is no regular expression: {error}") from error
     if not pattern.groups:
-        raise SettingsError(f"the part pattern {part_pattern!r} has no group; put the part id in brackets, as (\\d+)")
+        raise SettingsError(f"the {what} pattern {text!r} has no group; put the {what} id in brackets, as (\\d+)")
     return pattern
 
 
@@ -198,7 +204,7 @@ def _parts(
     names: list[str] = []
     without: list[str] = []
     for source, one in zip(sources, scanned, strict=True):
-        name = source.part or one.pixel_digest[:16] or relative(source.path, root)
+        name = source.part or one.pixel_digest[:CONTENT_DIGITS] or relative(source.path, root)
         if pattern is not None:
             match = pattern.search(relative(source.path, root))
             if match is None or not match.group(1):

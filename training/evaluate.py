@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from training import metrics
 from training.data import DataSet, Sample
+from training.decision_figures import probability_figures, promise_figures
 from training.drawn import Overlays
 from training.gallery import Gallery
 from training.metrics import F64, NAN
@@ -26,6 +27,7 @@ from training.scan import relative
 from training.tally import PixelTally
 from vision.bundle import MODEL, Manifest
 from vision.console import plain, track
+from vision.decision import UNKNOWN
 from vision.errors import DataError
 from vision.postprocess import ANOMALY
 from vision.types import FloatArray, Inspection, Verdict
@@ -37,12 +39,17 @@ __all__ = ["BundlePredictor", "EnginePredictor", "Prediction", "Predictor", "eva
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is kept of one image; ``truth`` is its label in the model's words, ``anomaly`` for an unnamed defect."""
+    """What is kept of one image; ``truth`` is its label in the model's words, ``anomaly`` for an unnamed defect, and
+    ``unknown defect`` for a class that the model does not know, where it can say so.
+    """
 
     sample: Sample
     truth: str
     predicted: str
     class_scores: FloatArray
+    class_probabilities: FloatArray | None
+    class_hits: tuple[str, ...]
+    is_unknown: bool
     anomaly_score: float | None
     calibrated_anomaly_score: float | None
     verdict: Verdict
@@ -98,12 +105,20 @@ def evaluate(
 
 
 def _prediction(sample: Sample, inspection: Inspection, manifest: Manifest) -> Prediction:
-    known = sample.label in manifest.classes or ANOMALY not in manifest.classes or not sample.is_defect
+    truth = sample.label
+    if sample.is_defect and truth not in manifest.classes:
+        if ANOMALY in manifest.classes:
+            truth = ANOMALY
+        elif manifest.operating_point.unknown_below is not None:
+            truth = UNKNOWN
     return Prediction(
         sample=sample,
-        truth=sample.label if known else ANOMALY,
+        truth=truth,
         predicted=inspection.predicted,
         class_scores=inspection.class_scores,
+        class_probabilities=inspection.class_probabilities,
+        class_hits=inspection.class_hits,
+        is_unknown=inspection.is_unknown,
         anomaly_score=inspection.anomaly_score,
         calibrated_anomaly_score=inspection.calibrated_anomaly_score,
         verdict=inspection.verdict,
@@ -114,7 +129,7 @@ def _prediction(sample: Sample, inspection: Inspection, manifest: Manifest) -> P
 def _figures(predictions: Sequence[Prediction], tally: PixelTally, manifest: Manifest, seed: int) -> dict[str, Any]:
     truth = [one.truth for one in predictions]
     predicted = [one.predicted for one in predictions]
-    labels = [*manifest.classes, *sorted(set(truth) - set(manifest.classes))]
+    labels = [*manifest.classes, *sorted((set(truth) | set(predicted)) - set(manifest.classes))]
     counts = metrics.confusion_matrix(truth, predicted, labels)
     report: dict[str, Any] = {}
     intervals: dict[str, tuple[float, float]] = {}
@@ -142,6 +157,8 @@ def _figures(predictions: Sequence[Prediction], tally: PixelTally, manifest: Man
         if verdict is not Verdict.UNSPECIFIED
     }
     report["operating_point"] = asdict(manifest.operating_point)
+    report["promise"] = promise_figures(predictions, manifest.operating_point)
+    report["class_probabilities"] = probability_figures(predictions, manifest, seed)
     report["intervals"] = {name: value for name, value in intervals.items() if np.isfinite(value).all()}
     return report
 
@@ -189,12 +206,14 @@ def _notes(predictions: Sequence[Prediction], manifest: Manifest, report: dict[s
             f"{ambiguous} images are ambiguous (defect probability above 0 and below 0.5): they are left out of "
             "image_auroc, image_ap, image_f1_max, the overkill rate and the pixel metrics, and count in accuracy."
         )
-    unknown = sorted({one.truth for one in predictions} - set(manifest.classes))
+    unknown = sorted({one.truth for one in predictions} - {*manifest.classes, UNKNOWN})
     if unknown:
         notes.append(f"The model does not know the class {', '.join(unknown)}; these images always count as wrong.")
     renamed = sorted({one.sample.label for one in predictions if one.sample.label != one.truth})
-    if renamed:
+    if renamed and ANOMALY in manifest.classes:
         notes.append(f"The model was trained on good parts alone: {', '.join(renamed)} count as {ANOMALY!r}.")
+    elif renamed:
+        notes.append(f"The model does not know {', '.join(renamed)}; the right answer is {UNKNOWN!r}.")
     broken = sum(one.verdict is Verdict.NO_VERDICT for one in predictions)
     if broken:
         notes.append(f"{broken} images got no verdict; those without a finite score are left out of image_auroc.")
@@ -220,6 +239,11 @@ def _write_predictions(path: Path, predictions: Sequence[Prediction], root: Path
                 "label": one.sample.label,
                 "predicted": one.predicted,
                 "class_scores": dict(zip(manifest.classes, map(float, one.class_scores), strict=True)),
+                "class_probabilities": None
+                if one.class_probabilities is None
+                else dict(zip(manifest.classes, map(float, one.class_probabilities), strict=True)),
+                "class_hits": one.class_hits,
+                "unknown_defect": one.is_unknown,
                 "anomaly_score": one.anomaly_score,
                 "calibrated_anomaly_score": one.calibrated_anomaly_score,
                 "verdict": one.verdict.name,

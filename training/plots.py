@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.metrics import F64, curve
+from vision.calibration.intervals import exact_interval
+from vision.calibration.probability import Bin
 
 # Placeholders that become CSS variables of the page; blue and orange are told apart with every kind of colour sight
 # (Okabe, Ito, Color Universal Design, 2008).
@@ -121,6 +123,36 @@ def score_figure(groups: dict[str, F64], good: str | None, thresholds: dict[str,
             bottom.set_xscale("log")
         bottom.set_xlabel("anomaly score (raw, higher is worse" + (", logarithmic)" if logarithmic else ")"))
         return _svg(figure, "Scores of good parts and defects")
+
+
+def reliability_figure(before: Sequence[Bin], after: Sequence[Bin], what: str, title: str) -> str:
+    """What was said against what came true, as scores said it and as probabilities do; on the diagonal lies the truth.
+
+    Args:
+        what: which event, in words.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(4.6, 3.9)
+        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (3, 3)))
+        for bins, colour, marker, name in (
+            (before, _DEFECT, "s", "class scores"),
+            (after, _GOOD, "o", "probabilities"),
+        ):
+            intervals = [exact_interval(one.hits, one.count) for one in bins]
+            stated, true = [one.stated for one in bins], [one.true for one in bins]
+            reach = [
+                [max(0.0, value - low) for value, (low, _) in zip(true, intervals, strict=True)],
+                [max(0.0, high - value) for value, (_, high) in zip(true, intervals, strict=True)],
+            ]
+            axes.errorbar(stated, true, reach, color=colour, marker=marker, markersize=5, linewidth=1.6, label=name)
+        axes.set(
+            xlabel=f"said: the chance that {what}",
+            ylabel="came true, with 95 % interval",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+        )
+        axes.legend(loc="upper left", frameon=False)
+        return _svg(figure, title)
 
 
 def _strips(axes: Any, strips: Sequence[tuple[str, F64]], good: str | None) -> None:

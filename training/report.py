@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.data import read_frame
+from training.decision_figures import reliability_bins
 from training.gallery import Gallery, Shown
-from training.plots import precision_recall_figure, roc_figure, score_figure
+from training.plots import precision_recall_figure, reliability_figure, roc_figure, score_figure
 from vision.bundle import Manifest
 from vision.overlay import render_overlay
 
@@ -94,18 +95,20 @@ def write_html(
             for heading, shown in gallery.groups().items()
         },
         number=_number,
+        percent=lambda share: _number(share, as_rate=True),
     )
     out.write_text(page, encoding="utf-8")
 
 
 def _figures(predictions: Sequence[Prediction], manifest: Manifest) -> dict[str, Markup]:
+    drawn = _reliability(predictions, manifest)
     scored = [
         one
         for one in predictions
         if one.anomaly_score is not None and np.isfinite(one.anomaly_score) and not one.sample.is_ambiguous
     ]
     if not scored:
-        return {}
+        return _markup(drawn)
     scores = np.asarray([one.anomaly_score for one in scored], np.float64)
     is_defect = np.asarray([one.sample.is_defect for one in scored])
     point = manifest.operating_point
@@ -117,11 +120,34 @@ def _figures(predictions: Sequence[Prediction], manifest: Manifest) -> dict[str,
     good = next((one.sample.label for one in scored if not one.sample.is_defect), None)
     labels = sorted({one.sample.label for one in scored}, key=lambda label: (label != good, label))
     groups = {label: scores[[one.sample.label == label for one in scored]] for label in labels}
-    drawn = {"scores": score_figure(groups, good, thresholds)}
+    drawn["scores"] = score_figure(groups, good, thresholds)
     if is_defect.any() and not is_defect.all():
         drawn["roc"] = roc_figure(scores, is_defect, thresholds)
         drawn["precision_recall"] = precision_recall_figure(scores, is_defect)
-    # The drawings are made above, and class names in them were escaped when the SVG was written.
+    return _markup(drawn)
+
+
+def _reliability(predictions: Sequence[Prediction], manifest: Manifest) -> dict[str, str]:
+    bins = reliability_bins(predictions, manifest)
+    if bins is None:
+        return {}
+    drawn = {
+        "reliability": reliability_figure(
+            bins["class score"], bins["probability"], "the most probable class is right", "Reliability of the class"
+        )
+    }
+    if "probability of a defect" in bins:
+        drawn["reliability_of_defects"] = reliability_figure(
+            bins["score of a defect"],
+            bins["probability of a defect"],
+            "the part is defective",
+            "Reliability of being defective",
+        )
+    return drawn
+
+
+def _markup(drawn: dict[str, str]) -> dict[str, Markup]:
+    # The drawings are made here, and class names in them were escaped when the SVG was written.
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,19 +19,22 @@ from training import checkpoint
 from training.batches import FrameStore
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, read_frame
+from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
+from training.subspace import fit_subspace
 from training.validate import Validation
 from vision.bundle import Manifest
 from vision.console import plain, say
-from vision.decision import OperatingPoint
+from vision.drift.reference import REFERENCE, Reference, read_reference, write_reference
 from vision.errors import DataError, InputError, SettingsError
 from vision.model.backbone import load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.preprocess import InputSpec
+from vision.seen import Seen, read_seen, write_seen
 from vision.types import Frame
 
 RUN_FILE, MODEL_FILE, GOLDEN_FILE = "run.json", "model.safetensors", "golden.safetensors"
@@ -46,6 +49,8 @@ _LARGEST_ASPECT = 4.0
 class Run:
     """A finished run: the calibrated detector, what the bundle's manifest will say, and golden frames at input size,
     uint8 ``[N, H, W, 3]``. ``probes`` is None in runs of earlier versions: their bundles serve in fp32 alone.
+    ``reference`` is None there too, and where good images are few: their bundles watch for no drift. ``seen``: what
+    each image was used for, by digest of its content; None in runs of earlier versions.
     """
 
     detector: Detector
@@ -53,6 +58,8 @@ class Run:
     golden: Frame
     figures: dict[str, Any]
     probes: Probes | None
+    reference: Reference | None = None
+    seen: Seen | None = None
 
 
 def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) -> Run:
@@ -77,6 +84,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         class_map=recipe.class_map,
         mixer=options.mixer,
         guided_readout=data.good_class is not None,
+        subspace=recipe.subspace,
     )
     identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
     _open_folder(out, identity, resume=resume)
@@ -104,7 +112,11 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
     progress = trainer.fit(resume=resume)
 
+    # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
+    # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
+    fit_subspace(detector, [stores["train"]])
     outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
+    fit_subspace(detector, list(stores.values()), again=True)
     figures = {
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -123,6 +135,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         predicts_by_anomaly_score=config.classes[1:] == ("anomaly",),
         operating_point=outcome.point,
         calibration_scores=outcome.scores,
+        class_calibration=outcome.class_calibration,
         metrics={"validation": plain(figures)},
         provenance={
             "defectlens": version("defectlens"),
@@ -136,14 +149,20 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         },
     )
     golden = _golden_frames(stores)
+    sides = {"train": parts.train, "validation": parts.validation, "calibration": parts.calibration}
+    seen = _seen({**sides, "test": data.test})
     probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed)
+    reference = drift_reference(detector, stores, outcome.scores)
     if accelerator.is_main_process:
         checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
         save_file({"frames": golden}, out / GOLDEN_FILE)
         save_file(asdict(probes), out / PROBES_FILE)
+        if reference is not None:
+            write_reference(out, reference)
+        write_seen(out, seen)
         document = {**identity, "manifest": asdict(manifest), "figures": figures}
         (out / RUN_FILE).write_text(json.dumps(plain(document), indent=2), encoding="utf-8")
-    return Run(detector, manifest, golden, figures, probes)
+    return Run(detector, manifest, golden, figures, probes, reference, seen)
 
 
 def load_run(folder: Path) -> Run:
@@ -158,20 +177,13 @@ def load_run(folder: Path) -> Run:
     document = json.loads(path.read_text(encoding="utf-8"))
     if "manifest" not in document:
         raise InputError(f"the run in {folder} has not finished; go on with `defectlens train ... --resume`")
-    values = document["manifest"]
-    manifest = Manifest(
-        **{
-            **values,
-            "input": InputSpec(**values["input"]),
-            "operating_point": OperatingPoint(**values["operating_point"]),
-            "classes": tuple(values["classes"]),
-            "calibration_scores": tuple(values["calibration_scores"]),
-        }
-    )
+    manifest = Manifest.from_dict(document["manifest"])
     detector = Detector(ModelConfig.from_dict(document["model"]))
     checkpoint.load(folder / MODEL_FILE, detector)
     probes = Probes(**load_file(folder / PROBES_FILE)) if (folder / PROBES_FILE).is_file() else None
-    return Run(detector, manifest, load_file(folder / GOLDEN_FILE)["frames"], document["figures"], probes)
+    reference = read_reference(folder) if (folder / REFERENCE).is_file() else None
+    golden = load_file(folder / GOLDEN_FILE)["frames"]
+    return Run(detector, manifest, golden, document["figures"], probes, reference, read_seen(folder))
 
 
 def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:
@@ -204,6 +216,10 @@ def _golden_frames(stores: dict[str, FrameStore]) -> Frame:
     store = max((stores[name] for name in ("validation", "train")), key=lambda entry: len(entry) >= _GOLDEN_FRAMES)
     turns = in_turns([sample.label for sample in store.samples])
     return np.stack([store[index][0] for index in turns[:_GOLDEN_FRAMES]])
+
+
+def _seen(uses: Mapping[str, Sequence[Sample]]) -> Seen:
+    return {use: frozenset(sample.content for sample in samples if sample.content) for use, samples in uses.items()}
 
 
 def renamed(run: Run, name: str, bundle_version: str) -> Run:

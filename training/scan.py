@@ -18,6 +18,9 @@ from vision.errors import ImageError, InputError
 from vision.preprocess import decode_image, decode_pixels, to_rgb_order
 from vision.types import Frame
 
+CONTENT_DIGITS = 16
+"""Of a pixel digest, in hex: 64 bits tell millions of images apart."""
+
 _PNG_BIT_DEPTH = 24
 """Offset of the bit depth in a PNG file (PNG specification, 11.2.2: IHDR is always the first chunk)."""
 

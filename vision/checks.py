@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.decision import OperatingPoint, decide, softmax
 from vision.engine import Engine
 from vision.errors import BundleError
+from vision.judgement import judge_scores
+from vision.manifest import Manifest
 from vision.parity import Accuracy, image_auroc
 from vision.preprocess import InputSpec
-from vision.types import FloatArray, ModelOutputs
+from vision.types import FloatArray, ModelOutputs, Verdict
 
 CHECK_FRAMES = "check/frames.png"
 CHECK_EXPECTED = "check/expected.npz"
@@ -40,10 +41,10 @@ class CheckFrames:
     is_defect: NDArray[np.bool_]
     expected: Scores
 
-    def measure(self, engine: Engine, point: OperatingPoint, defects: list[int]) -> Accuracy:
-        """Run the frames; how the answers stand beside the expected ones. ``defects`` are columns of the logits."""
+    def measure(self, engine: Engine, manifest: Manifest) -> Accuracy:
+        """Run the frames; how the answers at the manifest's operating point stand beside the expected ones."""
         got = run_scores(engine.run, self.frames)
-        before, after = (_verdicts(scores, point, defects) for scores in (self.expected, got))
+        before, after = (_verdicts(scores, manifest) for scores in (self.expected, got))
         changed = sum(one != other for one, other in zip(before, after, strict=True))
         both = self.expected.anomaly_score is not None and got.anomaly_score is not None
         return Accuracy(
@@ -61,16 +62,13 @@ def run_scores(run: Callable[[NDArray[np.uint8]], ModelOutputs], frames: NDArray
     return Scores(np.concatenate([part.class_logits for part in parts]), np.concatenate(scores) if scores else None)
 
 
-def _verdicts(scores: Scores, point: OperatingPoint, defects: list[int]) -> list[tuple[int, int]]:
+def _verdicts(scores: Scores, manifest: Manifest) -> list[tuple[Verdict, str]]:
     """Verdict of each frame; with the predicted class where that is all the model can say."""
-    best = softmax(scores.class_logits)[:, defects].max(axis=1)
     if scores.anomaly_score is None:
-        labels = scores.class_logits.argmax(axis=1)
-        return [
-            (decide(point, None, "", float(share))[0], int(label)) for share, label in zip(best, labels, strict=True)
-        ]
-    pairs = zip(scores.anomaly_score, best, strict=True)
-    return [(decide(point, float(score), "", float(share))[0], 0) for score, share in pairs]
+        found = [judge_scores(logits, None, manifest) for logits in scores.class_logits]
+        return [(one.verdict, one.predicted) for one in found]
+    pairs = zip(scores.class_logits, scores.anomaly_score, strict=True)
+    return [(judge_scores(logits, float(score), manifest).verdict, "") for logits, score in pairs]
 
 
 def write_check(folder: Path, check: CheckFrames) -> None:

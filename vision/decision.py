@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from vision.errors import SettingsError
+from vision.calibration.evidence import Evidence
+from vision.errors import SettingsError, TooFewImagesError
 from vision.types import FloatArray, Verdict
+
+UNKNOWN = "unknown defect"
+"""The label of a frame that is a reject by its anomaly score and that no class explains."""
+
+ClassHit = tuple[str, float]
+"""A defect class and its calibrated probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +25,11 @@ class OperatingPoint:
     """Thresholds of one bundle; a score ``>=`` its threshold is a hit.
 
     ``image_threshold``, ``review_threshold`` and ``pixel_threshold`` are on the raw anomaly scale and None where the
-    model has no anomaly score. ``class_threshold`` (0..1, on class scores) is used only there. ``evidence`` states in
-    words how the point was chosen, on how many images, and what it promises.
+    model has no anomaly score. ``class_threshold`` (0..1, on class scores) is used only there. ``class_thresholds``
+    (0..1, by defect class, on calibrated probabilities): a frame that reaches one is a REJECT whatever its anomaly
+    score. ``unknown_below``: a REJECT by the anomaly score is an unknown defect where the defect classes together have
+    a lower calibrated probability; None where it is never said. ``evidence`` states in words how the point was chosen,
+    on how many images, and what it promises; ``basis`` states the same in fields (bundles of earlier versions: None).
     """
 
     image_threshold: float | None
@@ -25,6 +37,9 @@ class OperatingPoint:
     pixel_threshold: float | None
     class_threshold: float = 0.5
     evidence: str = ""
+    class_thresholds: dict[str, float] = field(default_factory=dict)
+    unknown_below: float | None = None
+    basis: Evidence | None = None
 
     def __post_init__(self) -> None:
         three = (self.image_threshold, self.review_threshold, self.pixel_threshold)
@@ -40,22 +55,68 @@ class OperatingPoint:
                 )
         if not 0.0 <= self.class_threshold <= 1.0:
             raise SettingsError(f"class_threshold must be in 0..1; got {self.class_threshold}")
+        # At 0 every part would be a reject, and nobody means that.
+        if wrong := {name: value for name, value in self.class_thresholds.items() if not 0.0 < value <= 1.0}:
+            raise SettingsError(f"class_thresholds must be above 0 and at most 1; got {wrong}")
+        if self.unknown_below is not None and not 0.0 <= self.unknown_below <= 1.0:
+            raise SettingsError(f"unknown_below must be in 0..1; got {self.unknown_below}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> OperatingPoint:
+        """From what ``dataclasses.asdict`` and JSON made of it; entries that earlier versions did not know may miss."""
+        basis = values.get("basis")
+        return cls(**{**values, "basis": None if basis is None else Evidence.from_dict(basis)})
+
+    def class_hits(self, probabilities: Mapping[str, float]) -> tuple[ClassHit, ...]:
+        """The defect classes whose calibrated probability reaches their threshold, the surest first."""
+        hits = [
+            (name, probability)
+            for name, least in self.class_thresholds.items()
+            if (probability := probabilities[name]) >= least
+        ]
+        hits.sort(key=lambda hit: -hit[1])
+        return tuple(hits)
+
+    def is_unknown(self, anomaly_score: float, defect_probability: float) -> bool:
+        """Whether a frame is a defect that no class explains: the anomaly is high, and the classes say good."""
+        return (
+            self.unknown_below is not None
+            and self.image_threshold is not None
+            and anomaly_score >= self.image_threshold
+            and defect_probability < self.unknown_below
+        )
 
 
 def decide(
-    point: OperatingPoint, anomaly_score: float | None, best_defect: str, best_defect_score: float
+    point: OperatingPoint,
+    anomaly_score: float | None,
+    best_defect: str,
+    best_defect_score: float,
+    *,
+    class_hits: tuple[ClassHit, ...] = (),
 ) -> tuple[Verdict, str]:
     """The verdict and the reason for it, in words.
 
-    With an anomaly score, it alone decides: at or above ``image_threshold`` REJECT, at or above ``review_threshold``
-    REVIEW, else PASS. Without one (the model never saw a good part) the part is a REJECT if its best defect class
-    reaches ``class_threshold`` and a REVIEW otherwise: such a model can never pass a part.
+    A defect class that reaches its threshold makes a REJECT. So does an anomaly score at or above ``image_threshold``;
+    at or above ``review_threshold`` it makes a REVIEW, else the part is a PASS. Without an anomaly score (the model
+    never saw a good part) the part is a REJECT also if its best defect class reaches ``class_threshold``, and a REVIEW
+    otherwise: such a model can never pass a part.
+
+    Args:
+        best_defect_score: 0..1, of the class that scores highest.
+        class_hits: what ``OperatingPoint.class_hits`` gave.
     """
     if anomaly_score is not None and not math.isfinite(anomaly_score):
         return Verdict.NO_VERDICT, f"the anomaly score is {anomaly_score}, not a finite number"
     if not math.isfinite(best_defect_score):
         return Verdict.NO_VERDICT, f"the class scores are {best_defect_score}, not finite numbers"
+    by_class = ""
+    if class_hits:
+        name, probability = class_hits[0]
+        by_class = f"{name} probability {probability:.3f} >= class threshold {point.class_thresholds[name]:.3f}"
     if point.image_threshold is None or point.review_threshold is None:
+        if by_class:
+            return Verdict.REJECT, by_class
         if best_defect_score >= point.class_threshold:
             return (
                 Verdict.REJECT,
@@ -64,15 +125,33 @@ def decide(
         return Verdict.REVIEW, f"no defect class reaches {point.class_threshold:.3f}, and this model knows no good part"
     if anomaly_score is None:
         return Verdict.NO_VERDICT, "the operating point asks for an anomaly score and the model gave none"
-    if anomaly_score >= point.image_threshold:
-        return Verdict.REJECT, f"anomaly score {anomaly_score:.4g} >= image threshold {point.image_threshold:.4g}"
-    if anomaly_score >= point.review_threshold:
-        return Verdict.REVIEW, f"anomaly score {anomaly_score:.4g} >= review threshold {point.review_threshold:.4g}"
-    return Verdict.PASS, f"anomaly score {anomaly_score:.4g} < review threshold {point.review_threshold:.4g}"
+    return _decide_by_score(point, anomaly_score, point.image_threshold, point.review_threshold, by_class)
+
+
+def _decide_by_score(
+    point: OperatingPoint, score: float, image: float, review: float, by_class: str
+) -> tuple[Verdict, str]:
+    """``by_class``: the reason that a class gives for a reject; empty where none does."""
+    basis = point.basis
+    if score >= image:
+        note = basis.image_note if basis else ""
+        reason = f"anomaly score {score:.4g} >= image threshold {image:.4g}{note}"
+        return Verdict.REJECT, f"{reason}; {by_class}" if by_class else reason
+    if by_class:
+        return Verdict.REJECT, f"{by_class}; anomaly score {score:.4g} < image threshold {image:.4g}"
+    note = basis.review_note if basis else ""
+    if score >= review:
+        return Verdict.REVIEW, f"anomaly score {score:.4g} >= review threshold {review:.4g}{note}"
+    return Verdict.PASS, f"anomaly score {score:.4g} < review threshold {review:.4g}{note}"
 
 
 def softmax(logits: FloatArray) -> FloatArray:
     """Over the last axis, in float64 inside, so that equal logits give equal scores on every machine."""
+    if logits.ndim == 1:  # of one frame: NumPy's way takes three times as long for a handful
+        peak = float(logits.max())
+        exponentials = [math.exp(value - peak) for value in logits.tolist()]
+        total = sum(exponentials)
+        return np.array([value / total for value in exponentials], np.float32)
     values = logits.astype(np.float64)
     values = np.exp(values - values.max(axis=-1, keepdims=True))
     scores: FloatArray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
@@ -97,7 +176,8 @@ def conformal_threshold(calibration_scores: FloatArray, max_overkill: float) -> 
     good parts stay exchangeable with the calibration images. Needs n >= 1/α − 1.
 
     Raises:
-        SettingsError: fewer calibration scores than the bound needs, or a bound outside 0..1.
+        TooFewImagesError: fewer calibration scores than the bound needs.
+        SettingsError: a bound outside 0..1.
     """
     if not 0.0 < max_overkill < 1.0:
         raise SettingsError(f"an overkill bound lies between 0 and 1, both excluded; got {max_overkill:g}")
@@ -106,8 +186,9 @@ def conformal_threshold(calibration_scores: FloatArray, max_overkill: float) -> 
     rank = math.ceil((count + 1) * (1.0 - max_overkill) - 1e-9)
     if rank > count:
         needed = math.ceil(1.0 / max_overkill - 1e-9) - 1
-        raise SettingsError(
+        raise TooFewImagesError(
             f"an overkill bound of {max_overkill:g} needs at least {needed} good calibration images; got {count}, "
-            f"{needed - count} more are missing"
+            f"{needed - count} more are missing",
+            needed - count,
         )
     return float(np.nextafter(np.sort(calibration_scores)[rank - 1], np.float32(np.inf), dtype=np.float32))

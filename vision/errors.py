@@ -6,6 +6,7 @@
     ├── InputError                  the caller can mend it (exit code 2)
     │   ├── DataError               a data set or folds file cannot be used; lists every problem at once
     │   ├── SettingsError           an option or a combination of options is not possible
+    │   │   └── TooFewImagesError   a bound needs more images than there are; says how many are missing
     │   ├── BundleError             a bundle is damaged, truncated, foreign or of another version
     │   ├── EmptyRequestError       a request without an image
     │   ├── ImageError              pixels that cannot be read
@@ -16,10 +17,12 @@
     │   │   └── RawSizeError        raw pixels whose size does not fit width, height and stride
     │   ├── SharedMemoryError       shared memory cannot be had, or does not hold the frame
     │   ├── UnknownClassError       saliency was asked for a class that the model does not have
-    │   └── WrongModelError         a request names another model than the one served
+    │   ├── WrongModelError         a request names another model than the one served
+    │   └── NotAuthorizedError      the token for it is missing or wrong
     ├── DeadlineError               the answer would come after the caller's deadline
     ├── OverloadedError             a bounded queue is full, or too much work is in front; says when to try again
     ├── SupersededError             a newer frame of a live camera took the place of this one
+    ├── StationStoppedError         the station's last check with master parts failed
     ├── ShuttingDownError           the server drains and takes no new frames
     ├── UnreachableError            no inspection server answers at the address
     ├── ProviderError               the execution provider asked for is not to be had
@@ -52,6 +55,14 @@ class DataError(InputError):
 
 class SettingsError(InputError):
     """An option, or a combination of options, is not possible."""
+
+
+class TooFewImagesError(SettingsError):
+    """Too few images (or lots) for the bound that was asked for; ``missing``: how many more are, if known."""
+
+    def __init__(self, message: str, missing: int | None = None) -> None:
+        self.missing = missing
+        super().__init__(message)
 
 
 class BundleError(InputError):
@@ -98,6 +109,10 @@ class WrongModelError(InputError):
     """The request names another model than the one that is served."""
 
 
+class NotAuthorizedError(InputError):
+    """Only who has the server's token may do this."""
+
+
 class DeadlineError(DefectLensError):
     """The deadline has passed, or passes before an answer can be made."""
 
@@ -115,6 +130,10 @@ class OverloadedError(DefectLensError):
 
 class SupersededError(DefectLensError):
     """A newer frame of the same live camera took the place of this one before its inference began."""
+
+
+class StationStoppedError(DefectLensError):
+    """The station's last check with master parts failed, and nobody has overridden that."""
 
 
 class ShuttingDownError(DefectLensError):

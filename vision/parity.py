@@ -69,7 +69,10 @@ def compare_spread(expected: ModelOutputs, got: ModelOutputs) -> dict[str, float
         # An output that is the same everywhere has no spread: then only equality will do, but for rounding.
         return difference / max(float(np.std(one, dtype=np.float64)), MAP_TOLERANCE)
 
-    return _compare(expected, got, share)
+    differences = _compare(expected, got, share)
+    # No verdict depends on it, and golden frames of one kind of part hardly differ in it: rounding would look large.
+    differences.pop("embedding", None)
+    return differences
 
 
 def _compare(

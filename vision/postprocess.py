@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.bundle import Manifest
-from vision.decision import calibrated_score, decide, softmax
+from vision.decision import UNKNOWN, calibrated_score
+from vision.judgement import Judgement, judge_scores
+from vision.manifest import Manifest
 from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
 
 ANOMALY = "anomaly"
 """The label of a defect whose class is not known."""
 
-# Regions of larger frames are found on a map of at most this side and scaled: 20 megapixels would cost 0.3 s.
-_MAX_REGION_SIDE = 2048
+# Regions of larger frames are found on a map of so many pixels a cell of the model's grid, each way, and scaled. Finer
+# ones show nothing but the interpolation, and of a large defect cost more than the model: 50 ms at 1280x1024.
+_REGION_PIXELS = 8
 _MAX_REGIONS = 100
 
 
@@ -28,54 +30,68 @@ def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:
     )
 
 
-def judge(outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_width: int) -> Inspection:
+def has_regions(outputs: ModelOutputs, manifest: Manifest) -> bool:
+    """Whether ``judge`` would search for regions: some value of the one frame's map reaches the pixel threshold."""
+    threshold = manifest.operating_point.pixel_threshold
+    if outputs.anomaly_map is None or threshold is None:
+        return False
+    return bool(outputs.anomaly_map.max() >= threshold)
+
+
+def judge(
+    outputs: ModelOutputs, manifest: Manifest, frame_height: int, frame_width: int, *, regions: bool = True
+) -> Inspection:
     """Judge one frame.
 
     Args:
         outputs: of exactly one frame (``ModelOutputs.row``).
         manifest: the bundle's classes, calibration scores and operating point.
         frame_height, frame_width: of the frame as it came in, in pixels.
+        regions: find the defect regions too; the verdict does not depend on them.
     """
-    scores = softmax(outputs.class_logits[0])
-    defects = [index for index, name in enumerate(manifest.classes) if name != manifest.good_class]
-    best = max(defects, key=lambda index: float(scores[index]))
     score = None if outputs.anomaly_score is None else float(outputs.anomaly_score[0])
+    judged = judge_scores(outputs.class_logits[0], score, manifest)
     point = manifest.operating_point
-    verdict, reason = decide(point, score, manifest.classes[best], float(scores[best]))
-    if manifest.predicts_by_anomaly_score and score is not None and point.image_threshold is not None:
-        is_good = score < point.image_threshold
-        predicted = str(manifest.good_class) if is_good else manifest.classes[best]
-    else:
-        predicted = manifest.classes[int(np.argmax(scores))]
     anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
     class_map = None if outputs.class_map is None else outputs.class_map[0]
-    regions: tuple[DefectRegion, ...] = ()
-    if anomaly_map is not None and point.pixel_threshold is not None:
-        regions = find_regions(
+    found: tuple[DefectRegion, ...] = ()
+    # Stretching bilinearly makes no value larger: spares good parts the work on frame pixels.
+    if regions and anomaly_map is not None and point.pixel_threshold is not None and has_regions(outputs, manifest):
+        found = find_regions(
             anomaly_map,
             point.pixel_threshold,
             frame_height,
             frame_width,
-            class_map=class_map,
-            defect_classes=[manifest.classes[index] for index in defects],
-            default_label=manifest.classes[best] if predicted != manifest.good_class else ANOMALY,
+            class_map=None if judged.is_unknown else class_map,
+            defect_classes=manifest.defect_classes,
+            default_label=_default_label(judged, manifest),
         )
     return Inspection(
-        verdict=verdict,
-        reason=reason,
-        predicted=predicted,
-        class_scores=scores,
+        verdict=judged.verdict,
+        reason=judged.reason,
+        predicted=judged.predicted,
+        class_scores=judged.class_scores,
         class_logits=outputs.class_logits[0],
         anomaly_score=score,
         calibrated_anomaly_score=None if score is None else calibrated_score(score, manifest.calibration_array),
-        regions=regions,
+        regions=found,
         anomaly_map=anomaly_map,
         saliency_map=outputs.saliency_map[0],
         attention_map=outputs.attention_map[0],
         class_map=class_map,
         frame_height=frame_height,
         frame_width=frame_width,
+        class_probabilities=judged.probabilities,
+        class_hits=judged.class_hits,
+        is_unknown=judged.is_unknown,
     )
+
+
+def _default_label(judged: Judgement, manifest: Manifest) -> str:
+    """Of regions that no class map names."""
+    if judged.is_unknown:
+        return UNKNOWN
+    return judged.best_defect if judged.predicted != manifest.good_class else ANOMALY
 
 
 def find_regions(
@@ -94,8 +110,8 @@ def find_regions(
     """
     if not (anomaly_map >= pixel_threshold).any():
         return ()  # stretching bilinearly makes no value larger; spares good parts the work on frame pixels
-    scale = min(1.0, _MAX_REGION_SIDE / max(frame_height, frame_width))
-    height, width = max(1, round(frame_height * scale)), max(1, round(frame_width * scale))
+    rows, columns = anomaly_map.shape
+    height, width = min(frame_height, _REGION_PIXELS * rows), min(frame_width, _REGION_PIXELS * columns)
     values = resize_map(anomaly_map, height, width)
     hits = (values >= pixel_threshold).astype(np.uint8)
     if not hits.any():

@@ -44,9 +44,9 @@ class Box:
 class DefectRegion:
     """A connected area of the anomaly map at or above the pixel threshold.
 
-    ``label`` is a defect class or ``"anomaly"`` where none is known. ``score`` is the largest value of the anomaly
-    map inside the region. ``mask`` is bool ``[box.height, box.width]``, ``area_px`` its count of true pixels, both in
-    frame pixels.
+    ``label`` is a defect class, ``"anomaly"`` where none is known, or ``"unknown defect"`` where the frame is one.
+    ``score`` is the largest value of the anomaly map inside the region. ``mask`` is bool ``[box.height, box.width]``,
+    ``area_px`` its count of true pixels, both in frame pixels.
     """
 
     label: str
@@ -64,7 +64,8 @@ class ModelOutputs:
     its bias); ``attention_map`` ``[N, C, h, w]``, each class's query over the tokens, adding up to 1.
     ``anomaly_score`` ``[N]`` and ``anomaly_map`` ``[N, h', w']``, raw, higher is worse: None where the model never saw
     a good part. ``class_map`` ``[N, D, h', w']``, per pixel which of the D defect classes it is *if* it is defective
-    (adding up to 1 over D): None where no masks of labelled defects were given.
+    (adding up to 1 over D): None where no masks of labelled defects were given. ``embedding`` ``[N, E]``: what the
+    frame is like as a whole, for comparison with other frames; None in bundles of earlier versions.
     """
 
     class_logits: FloatArray
@@ -73,6 +74,7 @@ class ModelOutputs:
     anomaly_score: FloatArray | None = None
     anomaly_map: FloatArray | None = None
     class_map: FloatArray | None = None
+    embedding: FloatArray | None = None
 
     def __len__(self) -> int:
         return int(self.class_logits.shape[0])
@@ -85,7 +87,15 @@ class ModelOutputs:
         )
 
 
-OUTPUT_NAMES = ("class_logits", "saliency_map", "attention_map", "anomaly_score", "anomaly_map", "class_map")
+OUTPUT_NAMES = (
+    "class_logits",
+    "saliency_map",
+    "attention_map",
+    "anomaly_score",
+    "anomaly_map",
+    "class_map",
+    "embedding",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +103,11 @@ class Inspection:
     """What is known about one frame after judgement. Maps stay on the model's grid; see ``postprocess.resize_map``.
 
     ``class_scores`` has one value a class, in the order of the bundle's classes, adding up to 1; they are scores, not
-    calibrated probabilities. ``anomaly_score`` is raw; ``calibrated_anomaly_score`` in 0..1 is the share of good
-    calibration images that score lower (1 − conformal p-value). ``reason`` says in words why the verdict is what it is.
+    calibrated probabilities. Those are in ``class_probabilities``, likewise, and None where the bundle has nothing to
+    calibrate with. ``anomaly_score`` is raw; ``calibrated_anomaly_score`` in 0..1 is the share of good calibration
+    images that score lower (1 − conformal p-value). ``reason`` says in words why the verdict is what it is.
+    ``class_hits``: defect classes that reach their class thresholds, the surest first. ``is_unknown``: a defect by its
+    anomaly score that no class explains; ``predicted`` and the regions' labels then say "unknown defect".
     """
 
     verdict: Verdict
@@ -111,3 +124,6 @@ class Inspection:
     class_map: FloatArray | None
     frame_height: int
     frame_width: int
+    class_probabilities: FloatArray | None = None
+    class_hits: tuple[str, ...] = ()
+    is_unknown: bool = False

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from serving.waiting import Ride
+from serving.waiting import Ride, Ticket
 from tests.serving.virtual import UNLUCKY, Rig, linear, outcomes, shared, simulate, values
 from vision.errors import DeadlineError, OverloadedError
 
@@ -247,3 +247,41 @@ def test_a_deadline_behind_too_much_work_is_refused_at_once_with_a_time_that_hol
 
     _, rig = simulate(story, linear, max_batch=1)
     assert sum(batch == [100] for batch in rig.batches) == 1
+
+
+def test_frames_that_come_in_the_same_turn_of_the_loop_ride_together_at_once() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        return await outcomes([rig.send(value, light=True) for value in range(4)])
+
+    _, rig = simulate(story, shared)
+    assert rig.batches == [[0, 1, 2, 3]]
+
+
+def test_light_frames_are_prepared_where_they_stand_and_fail_alone() -> None:
+    async def story(rig: Rig) -> list[Ride | BaseException]:
+        def broken() -> None:
+            raise ValueError("no image")
+
+        bad = rig.batcher.admit(broken, camera="a", light=True)  # type: ignore[arg-type]
+        heavy = [rig.send(value) for value in range(8)]  # they occupy the only thread
+        return await outcomes([rig.answer(0, bad), rig.send(9, camera="b", light=True), *heavy])
+
+    results, rig = simulate(story, shared, prepare_s=0.05, threads=1, max_batch=1)
+    assert isinstance(results[0], ValueError)
+    assert rig.batches[0] == [9]
+
+
+def test_the_engine_sets_off_again_before_answers_are_made() -> None:
+    async def story(rig: Rig) -> None:
+        tickets = [rig.admit(value, light=True) for value in range(4)]
+
+        async def answer(ticket: Ticket) -> None:
+            await ticket.ride
+            busy.append(rig.batcher._inference.is_busy)
+            rig.batcher.release(ticket, finished=True)
+
+        await asyncio.gather(*map(answer, tickets))
+
+    busy: list[bool] = []
+    simulate(story, linear, max_batch=1)
+    assert busy == [True, True, True, False]

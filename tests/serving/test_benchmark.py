@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.models import untrained_bundle
 from benchmarks.serving import Row
+from vision.bundle import load_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +40,20 @@ def test_the_table_ends_with_one_json_line(bundle: Path, tmp_path: Path) -> None
     # A server and its bare engine differ by factors, not by orders of magnitude: else something was measured wrongly.
     assert 0.01 < values["throughput through gRPC / best in-process loop, JPEG"] < 10
     assert 0.01 < values["trivial model, 256x256 raw: requests/s / bare loop"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["convolutions", "decoding", "engines", "load", "loop_gaps", "pixels", "serving", "swaps"]
+)
+def test_every_benchmark_starts_as_its_first_lines_say(name: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m benchmarks.{name}" in (ROOT / "benchmarks" / f"{name}.py").read_text().replace("\n    ", " ")
+
+
+@pytest.mark.slow
+def test_without_a_bundle_an_untrained_one_is_measured(tmp_path: Path) -> None:
+    bundle = load_bundle(untrained_bundle(tmp_path / "untrained"))
+    bundle.replay_golden(bundle.engine(provider="cpu", threads=1))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from serving.costs import CostModel, Curve, Duration
+from serving.costs import CostModel, Curve, Duration, Overrun
 
 
 class Clock:
@@ -84,3 +86,30 @@ def test_a_line_is_worked_off_in_the_best_batches() -> None:
     curve = Curve((0.0, 1.0, 1.2, 1.8, 2.4), 0.0)
     assert curve.clear(0) == 0.0
     assert curve.clear(5) == pytest.approx(1.2 + 1.2 + 1.0)
+
+
+def test_broken_promises_make_the_next_ones_longer_until_few_are_broken() -> None:
+    random, overrun = Random(5), Overrun()  # noqa: S311
+    lost = 0
+    for index in range(20_000):
+        promised_s = 0.05
+        budget_s = promised_s * (1.0 + overrun.value)  # let in as late as can be
+        late = promised_s * random.uniform(0.8, 1.5) > budget_s
+        overrun.observe(promised_s, budget_s, lost=late)
+        lost += late and index >= 2_000
+    assert lost / 18_000 == pytest.approx(0.002, abs=0.001)
+    assert 0.3 < overrun.value < 0.6
+
+
+def test_frames_with_plenty_of_time_say_nothing_about_promises() -> None:
+    overrun = Overrun()
+    overrun.observe(0.01, 0.02, lost=True)
+    learned = overrun.value
+    for _ in range(1_000):
+        overrun.observe(0.01, 10.0, lost=False)
+    assert overrun.value == learned > 0.0
+
+
+def test_what_a_batch_costs_beside_its_frames_counts_where_an_inference_costs_next_to_nothing() -> None:
+    assert Curve((0.0, 0.0001, 0.0002, 0.0003, 0.0004), 0.0).best == 4
+    assert Curve((0.0, 0.010, 0.020, 0.030, 0.040), 0.0).best == 1

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving import EncodedImage, FrameRequest, InspectionServer, ServerSettings
 from serving.recent import STAGES
-from tests.fakes import part
+from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
 from vision.errors import NotAnImageError, SettingsError
 
@@ -115,7 +115,9 @@ async def test_two_servers_in_one_process_count_apart_and_free_their_ports(serve
         assert again.metrics.address == address
 
 
-async def test_the_dashboard_asks_for_metrics_that_exist(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_dashboard_asks_for_metrics_that_exist(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     nvml = SimpleNamespace(
         NVMLError=RuntimeError,
         nvmlInit=lambda: None,
@@ -124,8 +126,11 @@ async def test_the_dashboard_asks_for_metrics_that_exist(serve: Serve, monkeypat
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=1, total=2),
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    async with serve(metrics="127.0.0.1:0") as (server, client):
-        await client.inspect(part())
+    watched = make_bundle(tmp_path / "watched", good_frames=40)
+    stations = {"stations": {"press": ()}, "station_log": tmp_path / "log", "admin": "127.0.0.1:0"}
+    async with serve(watched, metrics="127.0.0.1:0", **stations) as (server, client):
+        for _ in range(20):  # all alike, and unlike the reference: an alarm
+            await client.inspect(part())
         with pytest.raises(NotAnImageError):
             await client.inspect(b"text")
         exported = {name for name, _ in await scrape(server)}

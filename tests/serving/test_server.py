@@ -311,8 +311,8 @@ async def test_frames_of_many_callers_share_inferences_and_keep_their_results(se
 
 
 async def test_a_score_that_is_no_number_is_no_verdict(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_number(outputs: ModelOutputs, *rest: Any) -> Inspection:
-        return judge(replace(outputs, anomaly_score=np.full(1, np.nan, np.float32)), *rest)
+    def without_number(outputs: ModelOutputs, *rest: Any, **options: Any) -> Inspection:
+        return judge(replace(outputs, anomaly_score=np.full(1, np.nan, np.float32)), *rest, **options)
 
     async with serve() as (server, client):
         monkeypatch.setattr("serving.stages.judge", without_number)
@@ -327,7 +327,7 @@ async def test_a_bug_is_an_internal_error_and_the_server_goes_on(
 ) -> None:
     async with serve() as (server, client):
         with monkeypatch.context() as broken:
-            broken.setattr("serving.stages.judge", lambda *_: 1 / 0)
+            broken.setattr("serving.stages.judge", lambda *_, **__: 1 / 0)
             with pytest.raises(errors.DefectLensError, match="unexpected error") as caught:
                 await client.inspect(part(), request_id="r7")
         assert type(caught.value) is errors.DefectLensError

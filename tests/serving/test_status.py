@@ -62,3 +62,10 @@ def test_statuses_that_grpc_made_up_become_our_errors(
 
 def test_a_code_of_a_later_contract_is_still_an_error() -> None:
     assert type(from_status(grpc.StatusCode.INTERNAL, "new", "NEVER_HEARD_OF", "here:1")) is errors.DefectLensError
+
+
+@pytest.mark.parametrize(("hint", "comes_back"), [(0.2504, 0.251), (0.0001, 0.001), (None, None)])
+def test_in_a_stream_an_overloaded_server_says_when_to_come_back(hint: float | None, comes_back: float | None) -> None:
+    error = from_proto(to_proto(errors.OverloadedError("full", hint)))
+    assert isinstance(error, errors.OverloadedError)
+    assert error.retry_after_s == comes_back

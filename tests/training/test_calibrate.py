@@ -13,8 +13,10 @@ from tests.images import make_folder
 from training.batches import FrameStore
 from training.calibrate import SYNTHETIC_MASK_WEIGHT, calibrate
 from training.data import read_data
+from training.default_point import fit_probabilities
 from training.options import TrainOptions, choose_recipe
 from training.splits import split
+from training.subspace import fit_subspace
 from vision.decision import decide
 from vision.errors import DataError
 from vision.model.config import ModelConfig
@@ -31,7 +33,7 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
     recipe = choose_recipe(data, parts, options)
     config = ModelConfig(
         "test_efficientnet", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map, dim=32,
-        depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1,
+        depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1, subspace=recipe.subspace,
     )  # fmt: skip
     torch.manual_seed(0)
     stores = (FrameStore(parts.validation, _SPEC), FrameStore(parts.calibration, _SPEC))
@@ -47,7 +49,11 @@ def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_pat
     verdicts = [decide(point, float(score), "anomaly", 0.0)[0] for score in scores]
     # The largest of n calibration scores is below the threshold of the bound 1 / (n + 1).
     assert verdicts.count(Verdict.REJECT) == 0
-    assert f"at most {1 / (len(scores) + 1):.1%} of good parts rejected" in point.evidence
+    assert f"at most {100 / (len(scores) + 1):.3g} % of good parts are not passed" in point.evidence
+    assert "the usual 2% of good parts rejected" in point.evidence
+    assert point.basis is not None
+    assert (point.basis.rule, point.basis.good_images) == ("default", len(scores))
+    assert outcome.class_calibration is None, "synthetic defects tell nothing about how sure the classes may be"
     assert outcome.figures["mask_weight"] == SYNTHETIC_MASK_WEIGHT
     # Six validation frames are too few to choose a pixel threshold by.
     assert point.pixel_threshold == point.image_threshold
@@ -62,11 +68,13 @@ def test_without_masks_synthetic_defects_choose_the_pixel_threshold(tmp_path: Pa
 
 
 def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, options: TrainOptions) -> None:
-    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), options)
+    everything = replace(options, reconstruction=True)
+    detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), everything)
+    fit_subspace(detector, [calibration])
     calibrate(detector, recipe, validation, calibration)
     frames = torch.from_numpy(np.stack([validation[index][0] for index in range(len(validation))]))
-    for alone in ((1.0, 0.0), (0.0, 1.0)):
-        detector.map_weight.copy_(torch.tensor(alone))
+    for alone in torch.eye(3):
+        detector.map_weight.copy_(alone)
         with torch.no_grad():
             scores = detector.eval()(frames).anomaly_score.numpy()
         assert scores.mean() == pytest.approx(0, abs=1e-3)
@@ -82,6 +90,42 @@ def test_real_defects_choose_the_weight_of_the_mask_signal(tmp_path: Path, optio
     outcome = calibrate(detector, both, validation, calibration)
     assert outcome.figures["mask_weight"] in (0.0, 0.5, 1.0, 2.0)
     assert "best pixel F1 on validation masks" in outcome.point.evidence
+
+
+def test_labelled_defects_make_probabilities_and_class_thresholds(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 300, "crack": 70, "fray": 40}, values={"fray": 0})
+    detector, recipe, validation, calibration = _parts(root, options)
+    outcome = calibrate(detector, recipe, validation, calibration)
+    found, point = outcome.class_calibration, outcome.point
+    assert found is not None
+    assert found.images == len(validation)
+    assert found.mix == pytest.approx(
+        {name: np.mean([one.label == name for one in validation.samples]) for name in ("good", "crack", "fray")}
+    )
+    assert outcome.figures["class_calibration"]["ece_after"] == found.figures["ece_after"]
+    assert point.class_thresholds.keys() == {"crack", "fray"}
+    assert point.unknown_below == 0.5
+    frames = torch.from_numpy(np.stack([validation[index][0] for index in range(len(validation))]))
+    good = [sample.label == "good" for sample in validation.samples]
+    with torch.no_grad():
+        probabilities = found.of_many(detector.eval()(frames).class_logits.numpy())[good]
+    for place, name in enumerate(("crack", "fray"), 1):
+        assert point.class_thresholds[name] > probabilities[:, place].max()
+        assert point.class_thresholds[name] >= 0.5
+
+
+def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 400, "crack": 70})
+    detector, _, validation, _ = _parts(root, options)
+    logits = np.random.default_rng(0).normal(size=(len(validation), 2)).astype(np.float32)
+    samples = validation.samples
+    whole = fit_probabilities(detector.config, logits, samples)
+    assert whole is not None
+    good = [index for index, sample in enumerate(samples) if sample.label == "good"][:5]
+    soft = [replace(one, defect_probability=1 / 3) if index in good else one for index, one in enumerate(samples)]
+    fewer = fit_probabilities(detector.config, logits, soft)
+    assert fewer is not None
+    assert fewer.images == whole.images - 5
 
 
 def test_a_model_without_good_parts_gets_no_anomaly_thresholds(tmp_path: Path, options: TrainOptions) -> None:

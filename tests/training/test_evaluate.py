@@ -51,6 +51,8 @@ KEYS = {
     "bundle",
     "provider",
     "operating_point",
+    "promise",
+    "class_probabilities",
     "intervals",
     "notes",
 }

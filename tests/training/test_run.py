@@ -62,7 +62,7 @@ def test_every_kind_of_data_trains_and_loads_again(
         assert point.image_threshold is not None
         assert len(trained.manifest.calibration_scores) >= 3
         # 1 / (n + 1) is the smallest overkill that n images can promise, and the evidence says so.
-        assert f"on {len(trained.manifest.calibration_scores)} good calibration images" in point.evidence
+        assert f"rests on {len(trained.manifest.calibration_scores)} good calibration images" in point.evidence
         assert "more good images" in point.evidence
         torch.testing.assert_close(one.anomaly_map, other.anomaly_map)
     else:

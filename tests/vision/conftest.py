@@ -105,7 +105,7 @@ def forge(bundle_folder: Path) -> Callable[[Callable[[dict[str, object]], None]]
     """Change ``bundle.json`` as a skilled forger would: its own digest is made to fit again."""
     import json
 
-    from vision.bundle import MANIFEST, _document_digest
+    from vision.manifest import MANIFEST, _document_digest
 
     def change(edit: Callable[[dict[str, object]], None]) -> Path:
         path = bundle_folder / MANIFEST

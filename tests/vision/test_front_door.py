@@ -13,7 +13,10 @@ from click.testing import CliRunner
 
 import defectlens
 
-COMMANDS = ("train", "evaluate", "export", "serve", "inspect", "models", "top", "info", "tune", "demo")
+COMMANDS = (
+    *("train", "evaluate", "export", "serve", "inspect", "models", "top", "info", "tune", "demo"),
+    *("doctor", "masters", "override", "forget", "reference"),
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

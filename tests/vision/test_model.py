@@ -14,6 +14,7 @@ from vision.model.backbone import Backbone, load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.model.mixers import MIXERS, Block
+from vision.model.subspace import NormalSubspace
 from vision.model.tokens import to_maps, to_tokens
 
 SMALL = "test_efficientnet"
@@ -36,7 +37,8 @@ VARIANTS = {
     "linear mixer": replace(BASE, mixer="linear"),
     "image labels": replace(BASE, class_map=False),
     "one class": replace(BASE, classes=("good", "anomaly"), class_map=False, reconstruction=True),
-    "everything": replace(BASE, reconstruction=True),
+    "subspace": replace(BASE, classes=("good", "anomaly"), class_map=False, subspace=8),
+    "everything": replace(BASE, reconstruction=True, subspace=8),
     "no good class": replace(BASE, classes=("crack", "fray"), good_class=None, class_map=False, guided_readout=False),
     "not guided": replace(BASE, guided_readout=False),
 }
@@ -102,7 +104,8 @@ def test_reconstruction_gradients_stay_out_of_the_other_parts() -> None:
 
 def test_state_survives_saving_and_loading(detector: Detector, tmp_path: Path) -> None:
     if detector.config.good_class is not None:
-        detector.set_combination((0.5, 2.0), (0.1, 0.2), (3.0, 4.0))
+        signals = len(detector.map_weight)
+        detector.set_combination((0.5, 2.0, 1.0)[:signals], (0.1, 0.2, 0.3)[:signals], (3.0, 4.0, 5.0)[:signals])
     other = Detector(ModelConfig.from_dict(detector.config.as_dict())).eval()
     other.load_state_dict(detector.state_dict())
     for one, two in zip(detector(frames(1))[:6], other(frames(1))[:6], strict=True):
@@ -154,6 +157,41 @@ def test_what_heads_look_at_is_what_they_compute_with(kind: str) -> None:
     looks = mixer.weights(query, key)
     torch.testing.assert_close(looks.sum(dim=-1), torch.ones(2, 4, 12))
     torch.testing.assert_close(looks @ value, mixer.attend(query, key, value), atol=1e-5, rtol=1e-5)
+
+
+def test_a_subspace_is_blind_to_its_own_patterns_and_shows_the_place_of_anything_else() -> None:
+    subspace = NormalSubspace((3, 5), 96, 128, components=2)
+    basis = torch.linalg.qr(torch.randn(3 * 6 * 8, 2)).Q.t()
+    subspace.set_basis(0, torch.full((3,), 2.0), torch.ones(3 * 6 * 8), basis)
+    within = 2.0 * (1.0 + torch.tensor([[3.0, -2.0]]) @ basis).reshape(1, 3, 6, 8)
+    nothing = torch.zeros(1, 5, 3, 4)
+    assert float(subspace([within, nothing]).max()) < 1e-2  # the patterns are kept in half precision
+    changed = within.clone()
+    changed[0, :, 4, 6] += 4.0
+    found = subspace([changed, nothing])[0]
+    assert found.argmax() == 4 * 8 + 6
+    subspace.set_spread(0, 0.5, 0.25)
+    torch.testing.assert_close(subspace([changed, nothing])[0], (found - 0.5) / 0.25)
+
+
+def test_large_frames_and_wide_backbones_do_not_make_a_huge_subspace() -> None:
+    for channels, side in (((112, 320), 2048), ((1024, 2048), 256)):
+        subspace = NormalSubspace(channels, side, side, components=256)
+        values = sum(value.numel() for name, value in subspace.named_buffers() if name.startswith("basis"))
+        assert values <= 32e6
+        maps = subspace(
+            [torch.randn(1, count, side // step, side // step) for count, step in zip(channels, (16, 32), strict=True)]
+        )
+        assert max(maps.shape[1:]) <= 20
+
+
+def test_models_of_earlier_versions_have_no_subspace() -> None:
+    before = VARIANTS["one class"].as_dict()
+    del before["subspace"]
+    assert (
+        Detector(ModelConfig.from_dict(before)).state_dict().keys()
+        == Detector(VARIANTS["one class"]).state_dict().keys()
+    )
 
 
 @pytest.mark.parametrize("kind", MIXERS)
@@ -214,6 +252,10 @@ def test_impossible_models_say_what_is_wrong() -> None:
         replace(BASE, heads=5)
     with pytest.raises(SettingsError, match="needs good images"):
         replace(BASE, classes=("crack",), good_class=None, class_map=False, reconstruction=True)
+    with pytest.raises(SettingsError, match="needs good images"):
+        replace(BASE, classes=("crack",), good_class=None, class_map=False, subspace=4)
+    with pytest.raises(SettingsError, match="at least 0; got -1"):
+        replace(BASE, subspace=-1)
     with pytest.raises(SettingsError, match="unknown mixer 'nope'; choose one of dense, linear"):
         Detector(replace(BASE, mixer="nope"))
 

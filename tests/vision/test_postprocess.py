@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vision.bundle import Manifest
-from vision.decision import OperatingPoint
-from vision.postprocess import ANOMALY, find_regions, judge, resize_map, softmax
+from vision.decision import OperatingPoint, softmax
+from vision.postprocess import ANOMALY, find_regions, judge, resize_map
 from vision.types import FloatArray, ModelOutputs, Verdict
 
 
@@ -210,3 +210,25 @@ def test_a_regions_class_is_the_favourite_of_its_pixels() -> None:
             window = np.s_[:, box.y : box.y + box.height, box.x : box.x + box.width]
             means = stretched[window][:, region.mask].mean(axis=1)
             assert region.label == names[int(np.argmax(means))]
+
+
+def test_a_large_defect_in_a_large_frame_is_found_on_a_coarser_map_at_hardly_any_loss() -> None:
+    rows, columns = np.mgrid[:56, :72].astype(np.float32)
+    values = np.exp(-(((rows - 20) / 9) ** 2 + ((columns - 40) / 14) ** 2)).astype(np.float32)
+    (region,) = find_regions(values, 0.3, 1024, 1280)
+    truth = resize_map(values, 1024, 1280) >= 0.3
+    found = np.zeros_like(truth)
+    box = region.box
+    found[box.y : box.y + box.height, box.x : box.x + box.width] = region.mask
+    assert (found & truth).sum() / (found | truth).sum() > 0.985
+    assert region.area_px == found.sum()
+
+
+def test_regions_can_be_left_out_and_nothing_else_changes(manifest: Manifest) -> None:
+    values = blank()
+    values[5:10, 20:30] = 5.0
+    outputs = outputs_of(values)
+    whole, bare = judge(outputs, manifest, 40, 60), judge(outputs, manifest, 40, 60, regions=False)
+    assert len(whole.regions) == 1
+    assert bare.regions == ()
+    assert (bare.verdict, bare.reason, bare.predicted) == (whole.verdict, whole.reason, whole.predicted)

@@ -14,14 +14,20 @@ from vision.model.config import ModelConfig
 from vision.model.localizer import MaskHead, Reconstruction, Smoothing, cosine_distances
 from vision.model.mixers import Block
 from vision.model.readout import AdditiveReadout
+from vision.model.subspace import NormalSubspace
 from vision.model.tokens import TokenFusion, stretch_to, to_maps
+
+# Numbers that stand for a frame as a whole when it is compared with others: enough to tell pictures apart, few enough
+# that a hundred good frames tell their covariance.
+EMBEDDING_SIZE = 64
 
 
 class DetectorOutputs(NamedTuple):
-    """Tensors of one batch; the first six are the graph's outputs (see ``vision.types.ModelOutputs``).
+    """Tensors of one batch; the first seven are the graph's outputs (see ``vision.types.ModelOutputs``).
 
     The others are for the losses: ``mask_logits`` ``[N, 1 + D, H/4, W/4]``; of the reconstruction at strides 8, 16 and
-    32 the ``standardised`` features, their ``predicted`` ones and the ``distances`` between them (1 − cosine).
+    32 the ``standardised`` features, their ``predicted`` ones and the ``distances`` between them (1 − cosine); the
+    ``subspace_map`` ``[N, H/4, W/4]`` of a model that has a subspace.
     """
 
     class_logits: Tensor
@@ -30,18 +36,20 @@ class DetectorOutputs(NamedTuple):
     anomaly_score: Tensor | None
     anomaly_map: Tensor | None
     class_map: Tensor | None
+    embedding: Tensor
     mask_logits: Tensor | None
     standardised: list[Tensor] | None = None
     predicted: list[Tensor] | None = None
     distances: list[Tensor] | None = None
+    subspace_map: Tensor | None = None
 
 
 class Detector(nn.Module):
     """Frames in, answers out.
 
-    The anomaly map is ``Σ_k weight_k · (signal_k − center_k) / scale_k`` over the two signals of the localizer
-    (reconstruction distance, mask logit); weights, centres and scales are buffers set on validation images by
-    ``set_combination``.
+    The anomaly map is ``Σ_k weight_k · (signal_k − center_k) / scale_k`` over the signals of the localizer
+    (reconstruction distance, mask logit and, if there is one, distance to the subspace); weights, centres and scales
+    are buffers set on validation images by ``set_combination``.
     """
 
     map_weight: Tensor
@@ -69,14 +77,18 @@ class Detector(nn.Module):
         if config.good_class is not None:
             classes = len(config.defect_classes) if config.class_map else 0
             self.mask_head = MaskHead(channels[:2], config.dim, classes, reconstruction=config.reconstruction)
+        self.subspace: NormalSubspace | None = None
+        if config.subspace:
+            self.subspace = NormalSubspace(channels[2:], config.height, config.width, config.subspace)
         self.smoothing = Smoothing()
-        self.register_buffer("map_weight", torch.tensor([1.0 if config.reconstruction else 0.0, 1.0]))
-        self.register_buffer("map_center", torch.zeros(2))
-        self.register_buffer("map_scale", torch.ones(2))
+        weights = [1.0 if config.reconstruction else 0.0, 1.0] + [1.0] * bool(config.subspace)
+        self.register_buffer("map_weight", torch.tensor(weights))
+        self.register_buffer("map_center", torch.zeros(len(weights)))
+        self.register_buffer("map_scale", torch.ones(len(weights)))
 
     @torch.no_grad()
     def set_combination(self, weight: Sequence[float], center: Sequence[float], scale: Sequence[float]) -> None:
-        """Set how the two signals make the anomaly map; each (reconstruction, mask)."""
+        """Set how the signals make the anomaly map; each (reconstruction, mask) or (reconstruction, mask, subspace)."""
         for buffer, values in ((self.map_weight, weight), (self.map_center, center), (self.map_scale, scale)):
             buffer.copy_(torch.tensor(list(values), dtype=torch.float32))
 
@@ -90,9 +102,10 @@ class Detector(nn.Module):
         tokens, grid = self.fusion(features[1:])
         for block in self.blocks:
             tokens = block(tokens, grid)
+        embedding = embed(features[2])
         if self.mask_head is None:
             logits, saliency, attended = self.readout(tokens, grid)
-            return DetectorOutputs(logits, saliency, attended, None, None, None, None)
+            return DetectorOutputs(logits, saliency, attended, None, None, None, embedding, None)
 
         standardised = predicted = distances = None
         if self.reconstruction is not None:
@@ -103,7 +116,11 @@ class Detector(nn.Module):
         seen = None if distances is None else [value.detach() for value in distances]
         mask_logits = self.mask_head(to_maps(tokens, grid), stride8, stride4, seen).float()
         logits, saliency, attended = self.readout(tokens, grid, mask_logits[:, 0])
-        anomaly_map = self._combine(distances, mask_logits)
+        subspace_map = None
+        if self.subspace is not None and not self.training:  # solved for after training; no loss looks at it
+            size = (mask_logits.shape[-2], mask_logits.shape[-1])
+            subspace_map = stretch_to(self.subspace([value.detach() for value in features[2:]])[:, None], size)[:, 0]
+        anomaly_map = self._combine(distances, mask_logits, subspace_map)
         class_map = mask_logits[:, 1:].softmax(dim=1) if self.config.class_map else None
         return DetectorOutputs(
             logits,
@@ -112,10 +129,12 @@ class Detector(nn.Module):
             pool(anomaly_map),
             anomaly_map,
             class_map,
+            embedding,
             mask_logits,
             standardised,
             predicted,
             distances,
+            subspace_map,
         )
 
     def reconstruction_map(self, distances: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -123,13 +142,15 @@ class Detector(nn.Module):
         total = torch.stack([stretch_to(value[:, None], size) for value in distances]).sum(dim=0)
         return torch.as_tensor(self.smoothing(total)[:, 0])
 
-    def _combine(self, distances: Sequence[Tensor] | None, mask_logits: Tensor) -> Tensor:
+    def _combine(self, distances: Sequence[Tensor] | None, mask_logits: Tensor, subspace_map: Tensor | None) -> Tensor:
         scaled = (mask_logits[:, 0] - self.map_center[1]) / self.map_scale[1]
         combined = self.map_weight[1] * scaled
         if distances is not None:
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
             rebuilt = (self.reconstruction_map(distances, size) - self.map_center[0]) / self.map_scale[0]
             combined = combined + self.map_weight[0] * rebuilt
+        if subspace_map is not None:
+            combined = combined + self.map_weight[2] * (subspace_map - self.map_center[2]) / self.map_scale[2]
         return combined
 
 
@@ -137,3 +158,14 @@ def pool(maps: Tensor) -> Tensor:
     """Mean of the largest ``TOP_SHARE`` of each map, as ``vision.explanations`` says: ``[N, h, w]`` to ``[N]``."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
+
+
+def embed(features: Tensor) -> Tensor:
+    """Mean of backbone features ``[N, C, h, w]``, brought to ``EMBEDDING_SIZE`` numbers by a fixed cosine transform
+    over the channels: orthogonal directions that mix all of them, without a weight to be stored. ``[N, E]``, float32.
+    """
+    means = features.detach().float().mean(dim=(2, 3))
+    channels = means.shape[1]
+    size = min(channels, EMBEDDING_SIZE)
+    angle = torch.arange(size, device=means.device)[None] * (torch.arange(channels, device=means.device)[:, None] + 0.5)
+    return torch.as_tensor(means @ (torch.cos(angle * (torch.pi / channels)) * (2.0 / channels) ** 0.5))

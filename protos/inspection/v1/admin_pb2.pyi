@@ -22,6 +22,211 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class MasterPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATION_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
+    station: _builtins.str
+    by: _builtins.str
+    """Who checks; first message."""
+    model: _builtins.str
+    """Empty takes the default one; first message."""
+    name: _builtins.str
+    """Of the part: the same one every time."""
+    good: _builtins.bool
+    """What it is known to be."""
+    encoded: _builtins.bytes
+    """Today's picture of it, as in InspectRequest."""
+    def __init__(
+        self,
+        *,
+        station: _builtins.str = ...,
+        by: _builtins.str = ...,
+        model: _builtins.str = ...,
+        name: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        encoded: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "encoded", b"encoded", "good", b"good", "model", b"model", "name", b"name", "station", b"station"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MasterPart: _TypeAlias = MasterPart  # noqa: Y015
+
+@_typing.final
+class StationCheck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATION_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    station: _builtins.str
+    passed: _builtins.bool
+    compared: _builtins.bool
+    """There was an earlier check that passed with the same bundle."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In words."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MasterResult]: ...
+    @_builtins.property
+    def model(self) -> _inspection_pb2.ModelIdentity: ...
+    def __init__(
+        self,
+        *,
+        station: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        parts: _abc.Iterable[Global___MasterResult] | None = ...,
+        model: _inspection_pb2.ModelIdentity | None = ...,
+        compared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "model", b"model", "parts", b"parts", "passed", b"passed", "problems", b"problems", "station", b"station"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StationCheck: _TypeAlias = StationCheck  # noqa: Y015
+
+@_typing.final
+class MasterResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    ANOMALY_SCORE_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    LAST_MARGIN_FIELD_NUMBER: _builtins.int
+    FIRST_MARGIN_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    good: _builtins.bool
+    verdict: _inspection_pb2.Verdict.ValueType
+    anomaly_score: _builtins.float
+    margin: _builtins.float
+    """How far the score lies on the right side of the threshold; negative on the wrong one."""
+    last_margin: _builtins.float
+    """Of the last check that passed with this bundle."""
+    first_margin: _builtins.float
+    """Of the first one."""
+    problem: _builtins.str
+    """Empty if all is well."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        verdict: _inspection_pb2.Verdict.ValueType = ...,
+        anomaly_score: _builtins.float | None = ...,
+        margin: _builtins.float | None = ...,
+        last_margin: _builtins.float | None = ...,
+        first_margin: _builtins.float | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_first_margin", b"_first_margin", "_last_margin", b"_last_margin", "_margin", b"_margin", "anomaly_score", b"anomaly_score", "first_margin", b"first_margin", "last_margin", b"last_margin", "margin", b"margin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_first_margin", b"_first_margin", "_last_margin", b"_last_margin", "_margin", b"_margin", "anomaly_score", b"anomaly_score", "first_margin", b"first_margin", "good", b"good", "last_margin", b"last_margin", "margin", b"margin", "name", b"name", "problem", b"problem", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
+    _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
+    _WhichOneofReturnType__first_margin: _TypeAlias = _typing.Literal["first_margin"]  # noqa: Y015
+    _WhichOneofArgType__first_margin: _TypeAlias = _typing.Literal["_first_margin", b"_first_margin"]  # noqa: Y015
+    _WhichOneofReturnType__last_margin: _TypeAlias = _typing.Literal["last_margin"]  # noqa: Y015
+    _WhichOneofArgType__last_margin: _TypeAlias = _typing.Literal["_last_margin", b"_last_margin"]  # noqa: Y015
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__anomaly_score) -> _WhichOneofReturnType__anomaly_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_margin) -> _WhichOneofReturnType__first_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_margin) -> _WhichOneofReturnType__last_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+
+Global___MasterResult: _TypeAlias = MasterResult  # noqa: Y015
+
+@_typing.final
+class OverrideRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATION_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    station: _builtins.str
+    token: _builtins.str
+    by: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        station: _builtins.str = ...,
+        token: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason", "station", b"station", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideRequest: _TypeAlias = OverrideRequest  # noqa: Y015
+
+@_typing.final
+class ForgetCameraRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_ID_FIELD_NUMBER: _builtins.int
+    camera_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        camera_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCameraRequest: _TypeAlias = ForgetCameraRequest  # noqa: Y015
+
+@_typing.final
+class ForgetCameraResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    forgotten: _builtins.int
+    """Models whose watch had seen the camera."""
+    def __init__(
+        self,
+        *,
+        forgotten: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCameraResponse: _TypeAlias = ForgetCameraResponse  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from protos.inspection.v1 import admin_pb2 as protos_dot_inspection_dot_v1_dot_admin__pb2
+from protos.inspection.v1 import inspection_pb2 as protos_dot_inspection_dot_v1_dot_inspection__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -69,6 +70,21 @@ class AdminServiceStub:
                 request_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ModelRequest.SerializeToString,
                 response_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ListDisagreementsResponse.FromString,
                 _registered_method=True)
+        self.CheckStation = channel.stream_unary(
+                '/inspection.v1.AdminService/CheckStation',
+                request_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.MasterPart.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.StationCheck.FromString,
+                _registered_method=True)
+        self.OverrideStation = channel.unary_unary(
+                '/inspection.v1.AdminService/OverrideStation',
+                request_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.OverrideRequest.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.StationStatus.FromString,
+                _registered_method=True)
+        self.ForgetCamera = channel.unary_unary(
+                '/inspection.v1.AdminService/ForgetCamera',
+                request_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraRequest.SerializeToString,
+                response_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -125,6 +141,30 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckStation(self, request_iterator, context):
+        """Inspects master parts and compares them with the last time. A station that fails is stopped until it passes or is
+        overridden; the outcome is written down. The first message names the station, every one carries one part.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OverrideStation(self, request, context):
+        """Lets a stopped station serve until its next check. NOT_AUTHORIZED without the server's token; who did it, and why,
+        is written down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetCamera(self, request, context):
+        """Forgets what was seen of a camera: alarms end, and its next frames are taken for usual. After a repair, or where a
+        change is meant to stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +202,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListDisagreements,
                     request_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ModelRequest.FromString,
                     response_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ListDisagreementsResponse.SerializeToString,
+            ),
+            'CheckStation': grpc.stream_unary_rpc_method_handler(
+                    servicer.CheckStation,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.MasterPart.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.StationCheck.SerializeToString,
+            ),
+            'OverrideStation': grpc.unary_unary_rpc_method_handler(
+                    servicer.OverrideStation,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.OverrideRequest.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_inspection__pb2.StationStatus.SerializeToString,
+            ),
+            'ForgetCamera': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetCamera,
+                    request_deserializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraRequest.FromString,
+                    response_serializer=protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +408,87 @@ class AdminService:
             '/inspection.v1.AdminService/ListDisagreements',
             protos_dot_inspection_dot_v1_dot_admin__pb2.ModelRequest.SerializeToString,
             protos_dot_inspection_dot_v1_dot_admin__pb2.ListDisagreementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStation(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/inspection.v1.AdminService/CheckStation',
+            protos_dot_inspection_dot_v1_dot_admin__pb2.MasterPart.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_admin__pb2.StationCheck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OverrideStation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inspection.v1.AdminService/OverrideStation',
+            protos_dot_inspection_dot_v1_dot_admin__pb2.OverrideRequest.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_inspection__pb2.StationStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetCamera(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inspection.v1.AdminService/ForgetCamera',
+            protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraRequest.SerializeToString,
+            protos_dot_inspection_dot_v1_dot_admin__pb2.ForgetCameraResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ that cameras can never change what judges the parts.
 from collections import abc as _abc
 from grpc import aio as _aio
 from protos.inspection.v1 import admin_pb2 as _admin_pb2
+from protos.inspection.v1 import inspection_pb2 as _inspection_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -52,6 +53,18 @@ class AdminServiceStub:
     """Takes the candidate away."""
     ListDisagreements: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ModelRequest, _admin_pb2.ListDisagreementsResponse]
     """The latest frames about which the candidate and the serving version disagree."""
+    CheckStation: _grpc.StreamUnaryMultiCallable[_admin_pb2.MasterPart, _admin_pb2.StationCheck]
+    """Inspects master parts and compares them with the last time. A station that fails is stopped until it passes or is
+    overridden; the outcome is written down. The first message names the station, every one carries one part.
+    """
+    OverrideStation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.OverrideRequest, _inspection_pb2.StationStatus]
+    """Lets a stopped station serve until its next check. NOT_AUTHORIZED without the server's token; who did it, and why,
+    is written down.
+    """
+    ForgetCamera: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetCameraRequest, _admin_pb2.ForgetCameraResponse]
+    """Forgets what was seen of a camera: alarms end, and its next frames are taken for usual. After a repair, or where a
+    change is meant to stay.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -74,6 +87,18 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Takes the candidate away."""
     ListDisagreements: _aio.UnaryUnaryMultiCallable[_admin_pb2.ModelRequest, _admin_pb2.ListDisagreementsResponse]  # type: ignore[assignment]
     """The latest frames about which the candidate and the serving version disagree."""
+    CheckStation: _aio.StreamUnaryMultiCallable[_admin_pb2.MasterPart, _admin_pb2.StationCheck]  # type: ignore[assignment]
+    """Inspects master parts and compares them with the last time. A station that fails is stopped until it passes or is
+    overridden; the outcome is written down. The first message names the station, every one carries one part.
+    """
+    OverrideStation: _aio.UnaryUnaryMultiCallable[_admin_pb2.OverrideRequest, _inspection_pb2.StationStatus]  # type: ignore[assignment]
+    """Lets a stopped station serve until its next check. NOT_AUTHORIZED without the server's token; who did it, and why,
+    is written down.
+    """
+    ForgetCamera: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetCameraRequest, _admin_pb2.ForgetCameraResponse]  # type: ignore[assignment]
+    """Forgets what was seen of a camera: alarms end, and its next frames are taken for usual. After a repair, or where a
+    change is meant to stay.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,5 +160,35 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListDisagreementsResponse, _abc.Awaitable[_admin_pb2.ListDisagreementsResponse]]:
         """The latest frames about which the candidate and the serving version disagree."""
+
+    @_abc_1.abstractmethod
+    def CheckStation(
+        self,
+        request_iterator: _MaybeAsyncIterator[_admin_pb2.MasterPart],
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.StationCheck, _abc.Awaitable[_admin_pb2.StationCheck]]:
+        """Inspects master parts and compares them with the last time. A station that fails is stopped until it passes or is
+        overridden; the outcome is written down. The first message names the station, every one carries one part.
+        """
+
+    @_abc_1.abstractmethod
+    def OverrideStation(
+        self,
+        request: _admin_pb2.OverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspection_pb2.StationStatus, _abc.Awaitable[_inspection_pb2.StationStatus]]:
+        """Lets a stopped station serve until its next check. NOT_AUTHORIZED without the server's token; who did it, and why,
+        is written down.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetCamera(
+        self,
+        request: _admin_pb2.ForgetCameraRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ForgetCameraResponse, _abc.Awaitable[_admin_pb2.ForgetCameraResponse]]:
+        """Forgets what was seen of a camera: alarms end, and its next frames are taken for usual. After a repair, or where a
+        change is meant to stay.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

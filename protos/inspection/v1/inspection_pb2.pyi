@@ -169,6 +169,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     TRAINING_FAILED: _ErrorCode.ValueType  # 20
     UNREACHABLE: _ErrorCode.ValueType  # 21
     SUPERSEDED: _ErrorCode.ValueType  # 22
+    TOO_FEW_IMAGES: _ErrorCode.ValueType  # 23
+    STATION_STOPPED: _ErrorCode.ValueType  # 24
+    """Its last check with master parts failed, and nobody has overridden that."""
+    NOT_AUTHORIZED: _ErrorCode.ValueType  # 25
     SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
@@ -197,8 +201,44 @@ PARITY_BROKEN: ErrorCode.ValueType  # 19
 TRAINING_FAILED: ErrorCode.ValueType  # 20
 UNREACHABLE: ErrorCode.ValueType  # 21
 SUPERSEDED: ErrorCode.ValueType  # 22
+TOO_FEW_IMAGES: ErrorCode.ValueType  # 23
+STATION_STOPPED: ErrorCode.ValueType  # 24
+"""Its last check with master parts failed, and nobody has overridden that."""
+NOT_AUTHORIZED: ErrorCode.ValueType  # 25
 SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
+
+class _DriftState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriftStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRIFT_NOT_WATCHED: _DriftState.ValueType  # 0
+    DRIFT_STEADY: _DriftState.ValueType  # 1
+    DRIFT_LEARNING: _DriftState.ValueType  # 2
+    """The first frames of a camera: changes of its own are not looked for yet, large ones are."""
+    DRIFT_CAMERA_CHANGED: _DriftState.ValueType  # 3
+    """Focus, light, framing or dirt."""
+    DRIFT_PARTS_WORSE: _DriftState.ValueType  # 4
+    """Anomaly scores rise, and the camera is as it was."""
+    DRIFT_UNCLEAR: _DriftState.ValueType  # 5
+    """Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
+
+class DriftState(_DriftState, metaclass=_DriftStateEnumTypeWrapper):
+    """What is said of a camera. Each alarm comes with a bound on false ones; see DriftWatch."""
+
+DRIFT_NOT_WATCHED: DriftState.ValueType  # 0
+DRIFT_STEADY: DriftState.ValueType  # 1
+DRIFT_LEARNING: DriftState.ValueType  # 2
+"""The first frames of a camera: changes of its own are not looked for yet, large ones are."""
+DRIFT_CAMERA_CHANGED: DriftState.ValueType  # 3
+"""Focus, light, framing or dirt."""
+DRIFT_PARTS_WORSE: DriftState.ValueType  # 4
+"""Anomaly scores rise, and the camera is as it was."""
+DRIFT_UNCLEAR: DriftState.ValueType  # 5
+"""Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
+Global___DriftState: _TypeAlias = DriftState  # noqa: Y015
 
 class _ExplanationStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -238,6 +278,7 @@ class InspectRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    STATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Comes back in the answer; unique within a stream. The server makes one up if it is empty."""
     camera_id: _builtins.str
@@ -253,6 +294,10 @@ class InspectRequest(_message.Message):
     """A whole JPEG, PNG, BMP, TIFF or WebP file; 8 or 16 bits, grey or colour, alpha is dropped."""
     model_version: _builtins.str
     """Version of the model that must answer; empty takes the one that serves. Another one ends in WRONG_MODEL."""
+    station: _builtins.str
+    """The station that the camera belongs to, one of those that the server was started with; not needed where the server
+    was told the station's cameras. While a station is stopped, its frames end in STATION_STOPPED.
+    """
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
         """When the frame was exposed."""
@@ -283,10 +328,11 @@ class InspectRequest(_message.Message):
         outputs: Global___Outputs | None = ...,
         stream: Global___StreamOptions | None = ...,
         model_version: _builtins.str = ...,
+        station: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "outputs", b"outputs", "raw", b"raw", "shared", b"shared", "stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "capture_time", b"capture_time", "encoded", b"encoded", "image", b"image", "lot", b"lot", "model", b"model", "model_version", b"model_version", "outputs", b"outputs", "part_id", b"part_id", "raw", b"raw", "request_id", b"request_id", "shared", b"shared", "station", b"station", "stream", b"stream", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw", "shared"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
@@ -574,12 +620,15 @@ class InspectResponse(_message.Message):
     FRAME_WIDTH_FIELD_NUMBER: _builtins.int
     FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_DEFECT_FIELD_NUMBER: _builtins.int
+    CLASS_HITS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
     """In words: which score stood against which threshold, or why there is no verdict."""
     predicted: _builtins.str
-    """Class name; empty without a verdict."""
+    """Class name, or "unknown defect" where the anomaly score rejects and no class explains it; empty without a verdict."""
     anomaly_score: _builtins.float
     """Raw, unbounded, higher is worse. Not set by a model that never saw a good part."""
     calibrated_anomaly_score: _builtins.float
@@ -598,6 +647,8 @@ class InspectResponse(_message.Message):
     the first answer the client may have Limits.max_stream_frames out. Frames beyond it are not refused: the server
     stops reading the stream, and they wait in the network.
     """
+    unknown_defect: _builtins.bool
+    """The anomaly score rejects the part, and the classes say that it is good: a defect that no class explains."""
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassScore]:
         """All classes, in the model's order."""
@@ -632,6 +683,14 @@ class InspectResponse(_message.Message):
     def error(self) -> Global___Error:
         """Only in streams; a single call ends with a status instead."""
 
+    @_builtins.property
+    def class_hits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Defect classes whose probability reaches their class threshold, the surest first. Each alone makes a REJECT."""
+
+    @_builtins.property
+    def drift(self) -> Global___Drift:
+        """Of the frame's camera, after this frame. Not set where nothing is watched."""
+
     def __init__(
         self,
         *,
@@ -656,10 +715,13 @@ class InspectResponse(_message.Message):
         frame_width: _builtins.int = ...,
         frame_height: _builtins.int = ...,
         credits: _builtins.int = ...,
+        unknown_defect: _builtins.bool = ...,
+        class_hits: _abc.Iterable[_builtins.str] | None = ...,
+        drift: Global___Drift | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "calibrated_anomaly_score", b"calibrated_anomaly_score", "drift", b"drift", "error", b"error", "model", b"model", "provider", b"provider", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score", "_calibrated_anomaly_score", b"_calibrated_anomaly_score", "anomaly_map", b"anomaly_map", "anomaly_score", b"anomaly_score", "attention_maps", b"attention_maps", "batch_size", b"batch_size", "calibrated_anomaly_score", b"calibrated_anomaly_score", "class_hits", b"class_hits", "class_maps", b"class_maps", "class_scores", b"class_scores", "credits", b"credits", "defects", b"defects", "drift", b"drift", "error", b"error", "frame_height", b"frame_height", "frame_width", b"frame_width", "model", b"model", "overlay_jpeg", b"overlay_jpeg", "predicted", b"predicted", "provider", b"provider", "reason", b"reason", "request_id", b"request_id", "saliency_maps", b"saliency_maps", "timings", b"timings", "unknown_defect", b"unknown_defect", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anomaly_score: _TypeAlias = _typing.Literal["anomaly_score"]  # noqa: Y015
     _WhichOneofArgType__anomaly_score: _TypeAlias = _typing.Literal["_anomaly_score", b"_anomaly_score"]  # noqa: Y015
@@ -673,29 +735,68 @@ class InspectResponse(_message.Message):
 Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
 
 @_typing.final
+class Drift(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    state: Global___DriftState.ValueType
+    signal: _builtins.str
+    """The one with the most evidence, e.g. focus, brightness, shift_x or dirt."""
+    strength: _builtins.float
+    """0..1: that evidence as a share of what an alarm takes, on a log scale."""
+    shift: _builtins.float
+    """How far the signal's recent values are off, in spreads of good calibration frames."""
+    def __init__(
+        self,
+        *,
+        state: Global___DriftState.ValueType = ...,
+        signal: _builtins.str = ...,
+        strength: _builtins.float = ...,
+        shift: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shift", b"shift", "signal", b"signal", "state", b"state", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drift: _TypeAlias = Drift  # noqa: Y015
+
+@_typing.final
 class ClassScore(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     LOGIT_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     score: _builtins.float
     """0..1, adding up to 1 over the classes; not a calibrated probability."""
     logit: _builtins.float
     """Unbounded."""
+    probability: _builtins.float
+    """0..1, adding up to 1 over the classes. Set only if the bundle calibrates probabilities, for parts mixed as in
+    GetModelResponse.class_calibration.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         score: _builtins.float = ...,
         logit: _builtins.float = ...,
+        probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logit", b"logit", "name", b"name", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "logit", b"logit", "name", b"name", "probability", b"probability", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___ClassScore: _TypeAlias = ClassScore  # noqa: Y015
 
@@ -710,7 +811,7 @@ class Defect(_message.Message):
     MASK_RUN_LENGTHS_FIELD_NUMBER: _builtins.int
     POLYGON_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
-    """A class of the model, or "anomaly" where none is known."""
+    """A class of the model, "anomaly" where none is known, "unknown defect" if the part is one."""
     score: _builtins.float
     """Largest value of the anomaly map inside."""
     area_px: _builtins.int
@@ -923,18 +1024,22 @@ class Error(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: Global___ErrorCode.ValueType
     message: _builtins.str
     """What was wrong, what was got, and how to mend it."""
+    retry_after_ms: _builtins.int
+    """OVERLOADED only: when there should be room; 0 where that is not known."""
     def __init__(
         self,
         *,
         code: Global___ErrorCode.ValueType = ...,
         message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -978,7 +1083,9 @@ class GetModelResponse(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     TOLERANCES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     GATE_JSON_FIELD_NUMBER: _builtins.int
+    CLASS_CALIBRATION_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     FAST_DECODE_FIELD_NUMBER: _builtins.int
     created: _builtins.str
@@ -1015,6 +1122,14 @@ class GetModelResponse(_message.Message):
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
+    def drift(self) -> Global___DriftWatch:
+        """Not set where nothing is watched."""
+
+    @_builtins.property
+    def class_calibration(self) -> Global___ClassCalibration:
+        """Not set where class scores are no probabilities."""
+
+    @_builtins.property
     def explanations(self) -> Global___Explanations:
         """Not set for a bundle of an earlier version."""
 
@@ -1035,13 +1150,15 @@ class GetModelResponse(_message.Message):
         provider: Global___Provider | None = ...,
         tolerances: Global___Tolerances | None = ...,
         limits: Global___Limits | None = ...,
+        drift: Global___DriftWatch | None = ...,
         gate_json: _builtins.str = ...,
+        class_calibration: Global___ClassCalibration | None = ...,
         explanations: Global___Explanations | None = ...,
         fast_decode: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "explanations", b"explanations", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "drift", b"drift", "explanations", b"explanations", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "classes", b"classes", "created", b"created", "explanations", b"explanations", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "drift", b"drift", "explanations", b"explanations", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
@@ -1186,16 +1303,75 @@ class Estimate(_message.Message):
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
+class DriftWatch(_message.Message):
+    """How cameras are watched, and what an alarm means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_FALSE_ALARM_FIELD_NUMBER: _builtins.int
+    AGAINST_CALIBRATION_FIELD_NUMBER: _builtins.int
+    reference_frames: _builtins.int
+    """Good frames that they are compared with."""
+    frames_per_false_alarm: _builtins.int
+    """The promise: while a camera's frames are exchangeable with the reference and with each other, at most one alarm in
+    so many frames of a camera on average.
+    """
+    against_calibration: _builtins.bool
+    """Frames are compared with the reference, and not only with the camera's first ones."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[_builtins.str] | None = ...,
+        reference_frames: _builtins.int = ...,
+        frames_per_false_alarm: _builtins.int = ...,
+        against_calibration: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_calibration", b"against_calibration", "frames_per_false_alarm", b"frames_per_false_alarm", "reference_frames", b"reference_frames", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftWatch: _TypeAlias = DriftWatch  # noqa: Y015
+
+@_typing.final
 class OperatingPoint(_message.Message):
     """A score >= its threshold is a hit. The thresholds are raw anomaly scores, not set where the model has none."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ClassThresholdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     IMAGE_THRESHOLD_FIELD_NUMBER: _builtins.int
     REVIEW_THRESHOLD_FIELD_NUMBER: _builtins.int
     PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
     CLASS_THRESHOLD_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    CLASS_THRESHOLDS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_BELOW_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
     image_threshold: _builtins.float
     """At or above: REJECT."""
     review_threshold: _builtins.float
@@ -1206,6 +1382,16 @@ class OperatingPoint(_message.Message):
     """0..1, on class scores, used where there is no anomaly score."""
     evidence: _builtins.str
     """How it was chosen, on how many images, and what it promises."""
+    unknown_below: _builtins.float
+    """A REJECT by the anomaly score is an unknown defect where the defect classes together are less probable than this."""
+    @_builtins.property
+    def class_thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By defect class, 0..1, on calibrated probabilities. At or above: REJECT, whatever the anomaly score."""
+
+    @_builtins.property
+    def basis(self) -> Global___Basis:
+        """What `evidence` says, in fields. Not set by bundles of earlier versions."""
+
     def __init__(
         self,
         *,
@@ -1214,10 +1400,13 @@ class OperatingPoint(_message.Message):
         pixel_threshold: _builtins.float | None = ...,
         class_threshold: _builtins.float = ...,
         evidence: _builtins.str = ...,
+        class_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        unknown_below: _builtins.float | None = ...,
+        basis: Global___Basis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "class_threshold", b"class_threshold", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "class_threshold", b"class_threshold", "class_thresholds", b"class_thresholds", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_threshold: _TypeAlias = _typing.Literal["image_threshold"]  # noqa: Y015
     _WhichOneofArgType__image_threshold: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold"]  # noqa: Y015
@@ -1225,14 +1414,307 @@ class OperatingPoint(_message.Message):
     _WhichOneofArgType__pixel_threshold: _TypeAlias = _typing.Literal["_pixel_threshold", b"_pixel_threshold"]  # noqa: Y015
     _WhichOneofReturnType__review_threshold: _TypeAlias = _typing.Literal["review_threshold"]  # noqa: Y015
     _WhichOneofArgType__review_threshold: _TypeAlias = _typing.Literal["_review_threshold", b"_review_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__unknown_below: _TypeAlias = _typing.Literal["unknown_below"]  # noqa: Y015
+    _WhichOneofArgType__unknown_below: _TypeAlias = _typing.Literal["_unknown_below", b"_unknown_below"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_threshold) -> _WhichOneofReturnType__image_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_threshold) -> _WhichOneofReturnType__pixel_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__review_threshold) -> _WhichOneofReturnType__review_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unknown_below) -> _WhichOneofReturnType__unknown_below | None: ...
 
 Global___OperatingPoint: _TypeAlias = OperatingPoint  # noqa: Y015
+
+@_typing.final
+class Basis(_message.Message):
+    """What an operating point rests on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MeasuredEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Rate: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Rate | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RULE_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    NOT_PASSED_BOUND_FIELD_NUMBER: _builtins.int
+    REJECTED_BOUND_FIELD_NUMBER: _builtins.int
+    RECALL_BOUND_FIELD_NUMBER: _builtins.int
+    GOOD_IMAGES_FIELD_NUMBER: _builtins.int
+    DEFECTIVE_IMAGES_FIELD_NUMBER: _builtins.int
+    LOTS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
+    ASSUMPTION_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """What was asked for: max-overkill, min-recall, cost or default."""
+    method: _builtins.str
+    """The statistical method, in words."""
+    confidence: _builtins.float
+    """0..1. Not set where the promise holds on average over calibrations."""
+    not_passed_bound: _builtins.float
+    """At most this share of good parts is not passed."""
+    rejected_bound: _builtins.float
+    """At most this share of good parts is rejected outright."""
+    recall_bound: _builtins.float
+    """At least this share of defective parts is not passed."""
+    good_images: _builtins.int
+    """Calibration images that it rests on."""
+    defective_images: _builtins.int
+    lots: _builtins.int
+    """Lots that the bound counts. Not set where it counts images."""
+    data: _builtins.str
+    """Where the images came from, for people."""
+    data_digest: _builtins.str
+    """SHA-256 (hex) over their contents."""
+    assumption: _builtins.str
+    """What must be true for the promise to hold."""
+    @_builtins.property
+    def asked(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The numbers that were asked for."""
+
+    @_builtins.property
+    def measured(self) -> _containers.MessageMap[_builtins.str, Global___Rate]:
+        """On the calibration images themselves; never a promise."""
+
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Further figures of the method, such as expected costs."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        asked: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        method: _builtins.str = ...,
+        confidence: _builtins.float | None = ...,
+        not_passed_bound: _builtins.float | None = ...,
+        rejected_bound: _builtins.float | None = ...,
+        recall_bound: _builtins.float | None = ...,
+        good_images: _builtins.int = ...,
+        defective_images: _builtins.int = ...,
+        lots: _builtins.int | None = ...,
+        data: _builtins.str = ...,
+        data_digest: _builtins.str = ...,
+        assumption: _builtins.str = ...,
+        measured: _abc.Mapping[_builtins.str, Global___Rate] | None = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "confidence", b"confidence", "lots", b"lots", "not_passed_bound", b"not_passed_bound", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "asked", b"asked", "assumption", b"assumption", "confidence", b"confidence", "data", b"data", "data_digest", b"data_digest", "defective_images", b"defective_images", "figures", b"figures", "good_images", b"good_images", "lots", b"lots", "measured", b"measured", "method", b"method", "not_passed_bound", b"not_passed_bound", "notes", b"notes", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__lots: _TypeAlias = _typing.Literal["lots"]  # noqa: Y015
+    _WhichOneofArgType__lots: _TypeAlias = _typing.Literal["_lots", b"_lots"]  # noqa: Y015
+    _WhichOneofReturnType__not_passed_bound: _TypeAlias = _typing.Literal["not_passed_bound"]  # noqa: Y015
+    _WhichOneofArgType__not_passed_bound: _TypeAlias = _typing.Literal["_not_passed_bound", b"_not_passed_bound"]  # noqa: Y015
+    _WhichOneofReturnType__recall_bound: _TypeAlias = _typing.Literal["recall_bound"]  # noqa: Y015
+    _WhichOneofArgType__recall_bound: _TypeAlias = _typing.Literal["_recall_bound", b"_recall_bound"]  # noqa: Y015
+    _WhichOneofReturnType__rejected_bound: _TypeAlias = _typing.Literal["rejected_bound"]  # noqa: Y015
+    _WhichOneofArgType__rejected_bound: _TypeAlias = _typing.Literal["_rejected_bound", b"_rejected_bound"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lots) -> _WhichOneofReturnType__lots | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__not_passed_bound) -> _WhichOneofReturnType__not_passed_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_bound) -> _WhichOneofReturnType__recall_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rejected_bound) -> _WhichOneofReturnType__rejected_bound | None: ...
+
+Global___Basis: _TypeAlias = Basis  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """A counted share with its exact 95 % interval (Clopper and Pearson)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    hits: _builtins.int
+    of: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        hits: _builtins.int = ...,
+        of: _builtins.int = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "hits", b"hits", "low", b"low", "of", b"of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
+@_typing.final
+class ClassCalibration(_message.Message):
+    """How class logits become probabilities: softmax(scale * logit + bias)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MixEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    MIX_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """temperature or vector."""
+    images: _builtins.int
+    """How many images it was fitted on."""
+    source: _builtins.str
+    """Which images, in words."""
+    @_builtins.property
+    def scale(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One value a class, in the order of the classes."""
+
+    @_builtins.property
+    def bias(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def mix(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Their shares by class, for which the probabilities hold."""
+
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """ece_before, ece_after, nll_before, nll_after, on images left out of each fit."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        scale: _abc.Iterable[_builtins.float] | None = ...,
+        bias: _abc.Iterable[_builtins.float] | None = ...,
+        images: _builtins.int = ...,
+        mix: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        source: _builtins.str = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "figures", b"figures", "images", b"images", "method", b"method", "mix", b"mix", "scale", b"scale", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassCalibration: _TypeAlias = ClassCalibration  # noqa: Y015
 
 @_typing.final
 class Tolerances(_message.Message):
@@ -1347,6 +1829,7 @@ class GetStatusResponse(_message.Message):
     RECENT_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     RESIDENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    STATIONS_FIELD_NUMBER: _builtins.int
     uptime_s: _builtins.float
     queue_depth: _builtins.int
     """Frames that wait for inference now."""
@@ -1366,6 +1849,10 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def recent(self) -> Global___RecentFrames: ...
+    @_builtins.property
+    def stations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StationStatus]:
+        """As the server was started with them."""
+
     def __init__(
         self,
         *,
@@ -1377,14 +1864,61 @@ class GetStatusResponse(_message.Message):
         recent: Global___RecentFrames | None = ...,
         queue_depth: _builtins.int = ...,
         resident_memory_bytes: _builtins.int = ...,
+        stations: _abc.Iterable[Global___StationStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class StationStatus(_message.Message):
+    """One line of the factory, checked with master parts at the start of a shift."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_BY_FIELD_NUMBER: _builtins.int
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    station: _builtins.str
+    serving: _builtins.bool
+    """False: its frames end in STATION_STOPPED."""
+    reason: _builtins.str
+    """In words: why, or how the last check went."""
+    passed: _builtins.bool
+    overridden_by: _builtins.str
+    """Who let a failed station serve; empty where nobody did."""
+    @_builtins.property
+    def checked(self) -> _timestamp_pb2.Timestamp:
+        """Of the last check; not set before the first one."""
+
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        station: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        checked: _timestamp_pb2.Timestamp | None = ...,
+        passed: _builtins.bool = ...,
+        overridden_by: _builtins.str = ...,
+        cameras: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "checked", b"checked", "overridden_by", b"overridden_by", "passed", b"passed", "reason", b"reason", "serving", b"serving", "station", b"station"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StationStatus: _TypeAlias = StationStatus  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):
@@ -1479,26 +2013,178 @@ class CameraStatus(_message.Message):
     CAMERA_ID_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     LAST_FRAME_AGE_S_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     camera_id: _builtins.str
     """Empty for frames without one."""
     last_frame_age_s: _builtins.float
     """Since its last frame came in."""
     @_builtins.property
     def counts(self) -> Global___FrameCounts: ...
+    @_builtins.property
+    def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraDrift]:
+        """One a model that the camera's frames went to; empty where nothing is watched."""
+
     def __init__(
         self,
         *,
         camera_id: _builtins.str = ...,
         counts: Global___FrameCounts | None = ...,
         last_frame_age_s: _builtins.float = ...,
+        drift: _abc.Iterable[Global___CameraDrift] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "counts", b"counts", "last_frame_age_s", b"last_frame_age_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_id", b"camera_id", "counts", b"counts", "drift", b"drift", "last_frame_age_s", b"last_frame_age_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CameraStatus: _TypeAlias = CameraStatus  # noqa: Y015
+
+@_typing.final
+class CameraDrift(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AlarmsSoFarEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
+    ALARMS_SO_FAR_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    """That were watched since the model came or the camera was forgotten."""
+    @_builtins.property
+    def model(self) -> Global___ModelIdentity: ...
+    @_builtins.property
+    def now(self) -> Global___Drift: ...
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftAlarm]:
+        """Those that stand; what explains most comes first."""
+
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriftLevel]:
+        """Every signal."""
+
+    @_builtins.property
+    def alarms_so_far(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By signal."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelIdentity | None = ...,
+        now: Global___Drift | None = ...,
+        frames: _builtins.int = ...,
+        alarms: _abc.Iterable[Global___DriftAlarm] | None = ...,
+        levels: _abc.Iterable[Global___DriftLevel] | None = ...,
+        alarms_so_far: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "alarms_so_far", b"alarms_so_far", "frames", b"frames", "levels", b"levels", "model", b"model", "now", b"now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraDrift: _TypeAlias = CameraDrift  # noqa: Y015
+
+@_typing.final
+class DriftAlarm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    AGAINST_CALIBRATION_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    SINCE_FRAME_FIELD_NUMBER: _builtins.int
+    RAISED_S_AGO_FIELD_NUMBER: _builtins.int
+    SINCE_S_AGO_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    LOG10_ODDS_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    against_calibration: _builtins.bool
+    """Else against the camera's own first frames."""
+    frame: _builtins.int
+    """When it was raised, counted in the camera's watched frames."""
+    since_frame: _builtins.int
+    """When the change most probably began."""
+    raised_s_ago: _builtins.float
+    since_s_ago: _builtins.float
+    shift: _builtins.float
+    """Of the values since then, in spreads of good calibration frames."""
+    log10_odds: _builtins.float
+    """The evidence: 1 to 10^x against chance, before the correction for many signals."""
+    words: _builtins.str
+    """What changed and how, in words."""
+    advice: _builtins.str
+    """What to do about it."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        against_calibration: _builtins.bool = ...,
+        frame: _builtins.int = ...,
+        since_frame: _builtins.int = ...,
+        raised_s_ago: _builtins.float = ...,
+        since_s_ago: _builtins.float = ...,
+        shift: _builtins.float = ...,
+        log10_odds: _builtins.float = ...,
+        words: _builtins.str = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "against_calibration", b"against_calibration", "frame", b"frame", "log10_odds", b"log10_odds", "raised_s_ago", b"raised_s_ago", "shift", b"shift", "signal", b"signal", "since_frame", b"since_frame", "since_s_ago", b"since_s_ago", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftAlarm: _TypeAlias = DriftAlarm  # noqa: Y015
+
+@_typing.final
+class DriftLevel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    shift: _builtins.float
+    """Recent frames against the calibration, in its spreads."""
+    strength: _builtins.float
+    """0..1, as in Drift."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        shift: _builtins.float = ...,
+        strength: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shift", b"shift", "signal", b"signal", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftLevel: _TypeAlias = DriftLevel  # noqa: Y015
 
 @_typing.final
 class RecentFrames(_message.Message):

@@ -1,0 +1,85 @@
+"""The subspace of good frames: solved like principal components, refitted without moving what counts as far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from tests.images import make_folder
+from training.batches import FrameStore
+from training.data import read_data
+from training.subspace import fit_subspace, principal
+from vision.model.backbone import load_pretrained
+from vision.model.config import ModelConfig
+from vision.model.detector import Detector
+from vision.model.subspace import rest
+from vision.preprocess import InputSpec
+
+
+def test_principal_components_agree_with_scikit_learn() -> None:
+    rows = torch.randn(20, 60, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 3, 60)
+    rows = rows - rows.mean(dim=0)
+    ours, theirs = principal(rows, 5), PCA(5, svd_solver="full").fit(rows.numpy()).components_
+    np.testing.assert_allclose(np.abs((ours.numpy() * theirs).sum(axis=1)), 1, atol=1e-4)
+    torch.testing.assert_close(ours @ ours.t(), torch.eye(5), atol=1e-4, rtol=0)
+
+
+def test_no_more_components_than_the_frames_have() -> None:
+    rows = torch.randn(4, 30)
+    rows = rows - rows.mean(dim=0)
+    basis = principal(rows, 10)
+    assert len(basis) == 3
+    assert float(rest(rows, basis).abs().max()) < 1e-4
+    assert len(principal(torch.zeros(1, 30), 10)) == 0
+
+
+@pytest.fixture
+def fitted(tmp_path: Path, tiny_weights: Path) -> tuple[Detector, FrameStore, FrameStore]:
+    data = read_data(make_folder(tmp_path, train={"good": 24}))
+    stores = [FrameStore(part, InputSpec(96, 128)) for part in (data.train[:16], data.train[16:])]
+    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=30)
+    torch.manual_seed(0)
+    detector = Detector(config)
+    load_pretrained(detector.backbone, tiny_weights)
+    fit_subspace(detector, stores[:1])
+    return detector, stores[0], stores[1]
+
+
+def _distances(detector: Detector, frames: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        found = detector.eval()(torch.from_numpy(frames)).subspace_map
+    assert found is not None
+    return found
+
+
+def _frames(store: FrameStore) -> np.ndarray:
+    return np.stack([store[index][0] for index in range(len(store))])
+
+
+def test_known_frames_lie_nearer_than_new_ones_and_those_nearer_than_damaged_ones(
+    fitted: tuple[Detector, FrameStore, FrameStore],
+) -> None:
+    detector, known, new = fitted
+    damaged = _frames(new).copy()
+    damaged[:, 40:72, 64:96] = 255 - damaged[:, 40:72, 64:96]
+    near, further, far = (_distances(detector, frames).mean() for frames in (_frames(known), _frames(new), damaged))
+    assert near < further < far
+
+
+def test_more_frames_bring_new_parts_nearer_and_leave_the_yardstick(
+    fitted: tuple[Detector, FrameStore, FrameStore],
+) -> None:
+    detector, known, new = fitted
+    before = _distances(detector, _frames(new)).mean()
+    yardstick = [
+        float(getattr(detector.subspace, f"{name}{level}")) for name in ("center", "spread") for level in (0, 1)
+    ]
+    fit_subspace(detector, [known, new], again=True)
+    assert _distances(detector, _frames(new)).mean() < before
+    assert yardstick == [
+        float(getattr(detector.subspace, f"{name}{level}")) for name in ("center", "spread") for level in (0, 1)
+    ]

@@ -1,0 +1,273 @@
+"""What `defectlens calibrate` does: a new operating point for a bundle, by its own ONNX model and without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.calibration_data import CalibrationData
+from training.data import Sample, read_mask
+from training.layout import GOOD
+from training.predictor import EnginePredictor
+from vision.bundle import MANIFEST, Bundle, load_bundle, write_manifest
+from vision.calibration.choose import About, Asked, Classes, choose_point
+from vision.calibration.images import ScoredImages
+from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
+from vision.calibration.probability import (
+    ENOUGH_DEFECTS,
+    ENOUGH_IMAGES,
+    ClassCalibration,
+    fit_class_calibration,
+)
+from vision.console import say, track
+from vision.decision import OperatingPoint
+from vision.engine import Engine
+from vision.errors import SettingsError
+from vision.manifest import Manifest
+from vision.types import FloatArray
+
+PixelChoice = Literal["keep", "best"] | float
+# Of the good images, where class probabilities are fitted anew: these fit them, and never count for a bound.
+_FITTING_SHARE = 5
+_CLEARLY = 0.5
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be chosen besides the thresholds on the anomaly score.
+
+    ``class_thresholds``: by class, those that are given; None switches them off. ``unknown_below``: None keeps the
+    bundle's. ``pixel_threshold``: keep the bundle's, choose the best on masks, or a number. ``fit_probabilities``: fit
+    them even if the bundle has some.
+    """
+
+    class_thresholds: Mapping[str, float] | None
+    unknown_below: float | None = None
+    pixel_threshold: PixelChoice = "keep"
+    fit_probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says of N images: ``logits`` ``[N, C]``, ``scores`` ``[N]``, and maps ``[h, w]`` with their truth
+    for images whose pixels are known.
+    """
+
+    logits: FloatArray
+    scores: FloatArray
+    maps: list[FloatArray]
+    truths: list[NDArray[np.bool_]]
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    engine: Engine,
+    data: CalibrationData,
+    asked: Asked,
+    wishes: Wishes,
+    *,
+    max_review: float | None,
+) -> Manifest:
+    """Score the images and choose; the manifest of the bundle's next version.
+
+    Raises:
+        SettingsError, DataError: what was asked is not possible with this bundle or these images.
+    """
+    manifest = bundle.manifest
+    if not manifest.has_anomaly_score:
+        raise SettingsError(
+            f"{bundle.path} never saw a good part: it has no anomaly score that a threshold could be put on, and can "
+            "never pass a part; train it with good images too"
+        )
+    bundle.replay_golden(engine)
+    answers = run(engine, manifest, data.samples, with_maps=wishes.pixel_threshold == "best")
+    probabilities, fitting = _probabilities(manifest, data, answers.logits, wishes)
+    classes = _class_policy(manifest, probabilities, wishes)
+    images = _scored(manifest, data, answers, probabilities).only(~fitting)
+    notes = list(data.notes)
+    if fitting.any():
+        notes.append(f"{int(fitting.sum())} good images fitted the class probabilities and count for no bound.")
+    point = choose_point(
+        images,
+        asked,
+        max_review=max_review,
+        classes=classes,
+        pixel_threshold=_pixel_threshold(manifest, answers, wishes.pixel_threshold),
+        about=About(f"{data.source}; {engine.provider} in {engine.precision}", data.digest, tuple(notes)),
+    )
+    return _next_manifest(bundle, point, images, probabilities)
+
+
+def run(engine: Engine, manifest: Manifest, samples: tuple[Sample, ...], *, with_maps: bool) -> Answers:
+    """Let the model look at every image."""
+    logits, scores = [], []
+    maps: list[FloatArray] = []
+    truths: list[NDArray[np.bool_]] = []
+    inspections = EnginePredictor(engine, manifest).predict(samples)
+    for sample, one in zip(samples, track(inspections, "Scoring", total=len(samples)), strict=True):
+        logits.append(one.class_logits)
+        scores.append(one.anomaly_score)
+        if with_maps and one.anomaly_map is not None and (sample.mask is not None or not sample.is_defect):
+            maps.append(one.anomaly_map)
+            truths.append(_truth(sample, one.anomaly_map.shape))
+    return Answers(np.stack(logits), np.array(scores, np.float32), maps, truths)
+
+
+def write_bundle(bundle: Bundle, manifest: Manifest, out: Path) -> Bundle:
+    """A copy of the bundle with another manifest; ``out`` must not exist yet."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "bundle"
+        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MANIFEST))
+        write_manifest(folder, manifest)
+        load_bundle(folder)
+        shutil.move(folder, out)
+    return load_bundle(out)
+
+
+def next_version(version: str) -> str:
+    """The last number of a version, one higher; ``.1`` behind a version without one."""
+    match = re.search(r"(\d+)(\D*)$", version)
+    if match is None:
+        return f"{version}.1"
+    return f"{version[: match.start()]}{int(match.group(1)) + 1}{match.group(2)}"
+
+
+def _truth(sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask on the map's grid: a cell counts where half of it is defective."""
+    if sample.mask is None:
+        return np.zeros(size, np.bool_)
+    mask = read_mask(sample.mask).astype(np.float32)
+    return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) >= 0.5)
+
+
+def _probabilities(
+    manifest: Manifest, data: CalibrationData, logits: FloatArray, wishes: Wishes
+) -> tuple[ClassCalibration | None, NDArray[np.bool_]]:
+    """The bundle's own, or fitted anew; and which good images did the fitting."""
+    nobody = np.zeros(len(data.samples), np.bool_)
+    if manifest.class_calibration is not None and not wishes.fit_probabilities:
+        return manifest.class_calibration, nobody
+    if manifest.predicts_by_anomaly_score:
+        if wishes.fit_probabilities:
+            raise SettingsError("this bundle was trained on good images alone: it has no classes to calibrate")
+        return None, nobody
+    fitting = _fitting_images(data)
+    labels = np.array(
+        [manifest.classes.index(one.label) if one.label in manifest.classes else -1 for one in data.samples]
+    )
+    used = (fitting | np.array([one.is_defect for one in data.samples])) & (labels >= 0)
+    source = f"{int(used.sum())} images of {data.source}"
+    found = fit_class_calibration(
+        logits[used],
+        labels[used].tolist(),
+        manifest.classes,
+        manifest.good_class,
+        source,
+        good_stands_for=_FITTING_SHARE,
+    )
+    if found is not None:
+        return found, fitting
+    few = f"at least {ENOUGH_IMAGES} images, {ENOUGH_DEFECTS} of them of the model's defect classes"
+    if wishes.fit_probabilities:
+        raise SettingsError(
+            f"class probabilities need {few} (of the good ones, a fifth is taken); got {int(used.sum())}"
+        )
+    say(f"note: class scores stay scores: the bundle has no class probabilities, and fitting them needs {few}")
+    return None, nobody
+
+
+def _fitting_images(data: CalibrationData) -> NDArray[np.bool_]:
+    """About a fifth of the good images, whole lots, by their contents: chosen by nothing that the model says."""
+    keys = data.lots or tuple(sample.content for sample in data.samples)
+    return np.array(
+        [
+            not sample.is_defect and _number(key) % _FITTING_SHARE == 0
+            for sample, key in zip(data.samples, keys, strict=True)
+        ]
+    )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wishes: Wishes) -> Classes:
+    """Given thresholds before the bundle's own, and those before the usual ones; none without probabilities."""
+    given = wishes.class_thresholds
+    if probabilities is None:
+        if given:
+            raise SettingsError(
+                "class thresholds are on probabilities, and this bundle has nothing to calibrate them with"
+            )
+        return Classes({})
+    if unknown := set(given or ()) - set(manifest.defect_classes):
+        raise SettingsError(
+            f"{', '.join(sorted(unknown))} is no defect class of the model; choose from "
+            + ", ".join(manifest.defect_classes)
+        )
+    point = manifest.operating_point
+    kept = probabilities is manifest.class_calibration
+    thresholds: dict[str, float] = {}
+    if given is not None:
+        usual = point.class_thresholds if kept and point.class_thresholds else {}
+        thresholds = {name: usual.get(name, _CLEARLY) for name in manifest.defect_classes} | dict(given)
+    unknown_below = wishes.unknown_below
+    if unknown_below is None:
+        unknown_below = point.unknown_below if kept and point.unknown_below is not None else _CLEARLY
+    return Classes(thresholds, unknown_below)
+
+
+def _scored(
+    manifest: Manifest, data: CalibrationData, answers: Answers, probabilities: ClassCalibration | None
+) -> ScoredImages:
+    defects = [place for place, name in enumerate(manifest.classes) if name != manifest.good_class]
+    return ScoredImages(
+        names=tuple(f"{sample.path.parent.name}/{sample.path.name}" for sample in data.samples),
+        scores=answers.scores,
+        is_defect=np.array([sample.label != GOOD for sample in data.samples]),
+        defect_classes=manifest.defect_classes,
+        probabilities=None if probabilities is None else probabilities.of_many(answers.logits)[:, defects],
+        lots=data.lots,
+    )
+
+
+def _pixel_threshold(manifest: Manifest, answers: Answers, choice: PixelChoice) -> float | None:
+    if choice == "keep":
+        return manifest.operating_point.pixel_threshold
+    if choice != "best":
+        return choice
+    found = best_pixel_threshold(answers.maps, answers.truths)
+    if found is None:
+        raise SettingsError(
+            f"--pixel-threshold best needs at least {ENOUGH_MASKS} defective images with a mask (MVTec layout, "
+            "ground_truth/); give a number, or keep the bundle's"
+        )
+    return found
+
+
+def _next_manifest(
+    bundle: Bundle, point: OperatingPoint, images: ScoredImages, probabilities: ClassCalibration | None
+) -> Manifest:
+    before = bundle.manifest
+    good = np.sort(images.good.scores)
+    return replace(
+        before,
+        version=next_version(before.version),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        operating_point=point,
+        calibration_scores=tuple(float(score) for score in good) if len(good) else before.calibration_scores,
+        class_calibration=probabilities,
+        provenance={**before.provenance, "calibrated_from": {"version": before.version, "digest": bundle.digest}},
+    )

@@ -1,0 +1,78 @@
+"""What good frames look like, for the server's watch over cameras; made at the end of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.batches import FrameStore
+from vision.console import say
+from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
+from vision.model.detector import Detector
+from vision.types import FloatArray
+
+_BATCH = 16
+
+
+class _GoodFrames(Sequence[NDArray[np.uint8]]):
+    """The good frames of several stores, decoded when they are looked at."""
+
+    def __init__(self, stores: Sequence[FrameStore], good: str) -> None:
+        self._places = [
+            (store, index)
+            for store in stores
+            for index, sample in enumerate(store.samples)
+            if sample.label == good and not sample.is_ambiguous
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NDArray[np.uint8]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | Sequence[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        store, place = self._places[index]
+        return store[place][0]
+
+
+def drift_reference(
+    detector: Detector, stores: Mapping[str, FrameStore], calibration_scores: Sequence[float]
+) -> Reference | None:
+    """The reference of a run; None, and a word why, where there are too few good images.
+
+    Signals of the picture alone are taken from every good image of the training folder: nothing was fitted to them, and
+    calibration alone is a few stretches of production and no fair sample of it (docs/decisions/0019). What the model
+    says, its scores and embeddings, is taken from calibration images alone, which it never saw.
+    """
+    good = detector.config.good_class
+    if good is None:
+        return None
+    frames = _GoodFrames([stores[name] for name in ("train", "validation", "calibration")], good)
+    if len(frames) < FEWEST_FRAMES:
+        say(f"no reference for drift: {len(frames)} good images, at least {FEWEST_FRAMES} are needed")
+        return None
+    unseen = _GoodFrames([stores["calibration"]], good)
+    return make_reference(
+        frames,
+        anomaly_scores=np.array(calibration_scores, np.float32),
+        embeddings=_embeddings(detector, unseen),
+    )
+
+
+@torch.no_grad()
+def _embeddings(detector: Detector, frames: Sequence[NDArray[np.uint8]]) -> FloatArray:
+    device = next(detector.parameters()).device
+    detector.eval()
+    parts = [
+        detector(torch.from_numpy(np.stack(frames[start : start + _BATCH])).to(device)).embedding.cpu().numpy()
+        for start in range(0, len(frames), _BATCH)
+    ]
+    return np.concatenate(parts)

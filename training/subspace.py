@@ -1,0 +1,76 @@
+"""Solving for the subspace of good frames: seconds, no step size, no epoch to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.batches import FrameStore
+from vision.console import track
+from vision.model.detector import Detector
+from vision.model.subspace import rest
+
+# Of more frames an even selection is taken: the time grows with their square, the patterns hardly change.
+_MOST_FRAMES = 2000
+# One frame in so many is held out to see how far new good frames lie from the others.
+_HELD_OUT = 4
+_BATCH = 16
+
+
+@torch.no_grad()
+def fit_subspace(detector: Detector, stores: Sequence[FrameStore], *, again: bool = False) -> None:
+    """Set the detector's subspace from the surely good frames of ``stores``; nothing where it has none.
+
+    Args:
+        again: with more frames than before; what counts as far stays as it is, so that thresholds keep their meaning.
+    """
+    subspace = detector.subspace
+    if subspace is None:
+        return
+    good = [
+        (store, index)
+        for store in stores
+        for index, sample in enumerate(store.samples)
+        if sample.label == detector.config.good_class and not sample.is_ambiguous
+    ]
+    step = -(-len(good) // _MOST_FRAMES)
+    for level, features in enumerate(_features(detector, good[::step])):
+        scale = features.std(dim=(0, 2, 3)).clamp(min=1e-6)
+        rows = (features / scale.view(1, -1, 1, 1)).flatten(1)
+        mean = rows.mean(dim=0)
+        rows = rows - mean
+        subspace.set_basis(level, scale, mean, principal(rows, subspace.components))
+        if not again and len(rows) >= _HELD_OUT:
+            held = torch.arange(len(rows)) % _HELD_OUT == _HELD_OUT - 1
+            left = rest(rows[held], principal(rows[~held], subspace.components))
+            distances = left.reshape(-1, *features.shape[1:]).square().mean(dim=1).sqrt()
+            subspace.set_spread(level, float(distances.mean()), float(distances.std()))
+
+
+def principal(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` principal components of centred ``rows`` ``[N, P]``, or all that there are: ``[k, P]``.
+
+    Solved on the N×N products of the rows, which is cheap where a row is much longer than there are rows.
+    """
+    variances, mixtures = torch.linalg.eigh((rows @ rows.t()).double())
+    order = variances.argsort(descending=True)[:count]
+    order = order[variances[order] > 1e-6 * variances.max().clamp(min=1e-12)]
+    directions = (mixtures[:, order] / variances[order].sqrt()).to(rows.dtype)
+    return torch.as_tensor(directions.t() @ rows)
+
+
+def _features(detector: Detector, frames: Sequence[tuple[FrameStore, int]]) -> list[Tensor]:
+    """Features of strides 16 and 32 on the subspace's grids; in float32, as the exported graph computes them."""
+    device = next(detector.parameters()).device
+    detector.eval()
+    levels: list[list[Tensor]] = [[], []]
+    chunks = [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
+    for chunk in track(chunks, "measuring good frames", unit="batches"):
+        pixels = torch.from_numpy(np.stack([store[index][0] for store, index in chunk])).to(device)
+        features = detector.backbone(pixels)[2:]
+        for kept, level in zip(levels, detector.subspace.on_grids(features), strict=True):  # type: ignore[union-attr]
+            kept.append(level.cpu())
+    return [torch.cat(level) for level in levels]
