@@ -123,7 +123,8 @@ class Batcher:
         try:
             displaced = self._displaced(ticket, leaving, outlook)
         except OverloadedError:
-            self._expire(outlook)  # nobody is refused for the sake of frames that are lost anyway
+            if not self._expire(outlook):  # nobody is refused for the sake of frames that are lost anyway
+                raise
             displaced = self._displaced(ticket, leaving, outlook)
         for victim in displaced:
             self.give_up(victim, OverloadedError(gave_way(victim), self._backlog_s(outlook)))
@@ -264,11 +265,12 @@ class Batcher:
             return outlook.now + _GLANCE_S
         return ticket.deadline - (0.0 if ticket.probe else outlook.curve.seconds[1] + ticket.camera.finish.value)
 
-    def _expire(self, outlook: Outlook) -> None:
-        """Give up the frames whose deadline cannot be met any more."""
-        if self._line.bound:
-            for ticket, error in too_late(self._line, outlook):
-                self.give_up(ticket, error)
+    def _expire(self, outlook: Outlook) -> bool:
+        """Give up the frames whose deadline cannot be met any more; whether there were any."""
+        lost = too_late(self._line, outlook) if self._line.bound else []
+        for ticket, error in lost:
+            self.give_up(ticket, error)
+        return bool(lost)
 
     def _let_in(self) -> None:
         """Places for those that wait outside, threads for those that are to be prepared, the most urgent first."""

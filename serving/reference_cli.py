@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.sources import FileSource, open_source
-from vision.bundle import Bundle, load_bundle, write_manifest
+from vision.bundle import Bundle, check_new, load_bundle, new_bundle, write_manifest
 from vision.console import exits_cleanly, finish, json_option, say, track
 from vision.drift.reference import Reference, bundle_reference, make_reference, write_reference
 from vision.engine import EngineOptions
@@ -42,8 +41,7 @@ def reference(bundle: Path, frames: str, out: Path, as_json: bool) -> None:
       defectlens reference --bundle bundles/parts --frames good_frames/ --out bundles/parts-left
     """
     source = load_bundle(bundle)
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
+    check_new(out)
     files = open_source(frames)
     if not isinstance(files, FileSource):
         raise SettingsError(f"a reference is made of image files; {frames} is none and no folder of any")
@@ -57,14 +55,11 @@ def reference(bundle: Path, frames: str, out: Path, as_json: bool) -> None:
 
 def write_with(source: Bundle, found: Reference, out: Path) -> Bundle:
     """A copy of a bundle with another reference; appears whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
+    with new_bundle(out) as folder:
         shutil.copytree(source.path, folder)
         write_reference(folder, found)
         write_manifest(folder, source.manifest)
         load_bundle(folder)
-        shutil.move(folder, out)
     made = load_bundle(out)
     bundle_reference(made)
     return made

@@ -102,6 +102,16 @@ class FrameStore:
         )
 
 
+def good_places(stores: Sequence[FrameStore], good: str | None) -> list[tuple[FrameStore, int]]:
+    """Where the surely good frames of several stores are."""
+    return [
+        (store, index)
+        for store in stores
+        for index, sample in enumerate(store.samples)
+        if sample.label == good and not sample.is_ambiguous
+    ]
+
+
 class TrainingFrames(Dataset[Batch]):
     """Item *i* of an epoch: one row, or two where a good frame also appears with a synthetic defect.
 

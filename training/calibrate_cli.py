@@ -11,7 +11,7 @@ import click
 
 from training.calibrating import PixelChoice, Wishes, calibrate_bundle, write_bundle
 from training.calibration_data import check_unseen, read_calibration_data
-from vision.bundle import load_bundle
+from vision.bundle import check_new, load_bundle
 from vision.calibration.asking import read_asked
 from vision.calibration.evidence import percent
 from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
@@ -127,8 +127,7 @@ def calibrate(
     wishes = Wishes(
         read_class_thresholds(class_thresholds), unknown_below, _pixel_choice(pixel_threshold), fit_probabilities
     )
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
+    check_new(out)
     bundle = load_bundle(bundle_folder)
     found = read_calibration_data(data, split=split, folds=folds, fold=fold, lot_pattern=lot_pattern)
     found = check_unseen(found, bundle, leave_out=leave_out_seen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,8 +19,8 @@ from training.calibration_data import CalibrationData
 from training.data import Sample, read_mask
 from training.layout import GOOD
 from training.predictor import EnginePredictor
-from vision.bundle import MANIFEST, Bundle, load_bundle, write_manifest
-from vision.calibration.choose import About, Asked, Classes, choose_point
+from vision.bundle import MANIFEST, Bundle, load_bundle, new_bundle, write_manifest
+from vision.calibration.choose import CLEARLY, About, Asked, Classes, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import (
@@ -40,7 +39,6 @@ from vision.types import FloatArray
 PixelChoice = Literal["keep", "best"] | float
 # Of the good images, where class probabilities are fitted anew: these fit them, and never count for a bound.
 _FITTING_SHARE = 5
-_CLEARLY = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,10 @@ def run(engine: Engine, manifest: Manifest, samples: tuple[Sample, ...], *, with
 
 def write_bundle(bundle: Bundle, manifest: Manifest, out: Path) -> Bundle:
     """A copy of the bundle with another manifest; ``out`` must not exist yet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
+    with new_bundle(out) as folder:
         shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns(MANIFEST))
         write_manifest(folder, manifest)
         load_bundle(folder)
-        shutil.move(folder, out)
     return load_bundle(out)
 
 
@@ -222,10 +217,10 @@ def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wi
     thresholds: dict[str, float] = {}
     if given is not None:
         usual = point.class_thresholds if kept and point.class_thresholds else {}
-        thresholds = {name: usual.get(name, _CLEARLY) for name in manifest.defect_classes} | dict(given)
+        thresholds = {name: usual.get(name, CLEARLY) for name in manifest.defect_classes} | dict(given)
     unknown_below = wishes.unknown_below
     if unknown_below is None:
-        unknown_below = point.unknown_below if kept and point.unknown_below is not None else _CLEARLY
+        unknown_below = point.unknown_below if kept and point.unknown_below is not None else CLEARLY
     return Classes(thresholds, unknown_below)
 
 

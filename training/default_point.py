@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.data import Sample
 from vision.calibration.bounds import units_needed
-from vision.calibration.choose import About, Classes, MaxOverkill, choose_point
+from vision.calibration.choose import CLEARLY, About, Classes, MaxOverkill, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.probability import ClassCalibration, fit_class_calibration
 from vision.decision import OperatingPoint
@@ -20,8 +20,6 @@ from vision.postprocess import ANOMALY
 
 MAX_OVERKILL, MAX_REVIEW = 0.05, 0.03
 """Of good parts, how many may not be passed, and how many of these may go to a person instead of being rejected."""
-CLEARLY = 0.5
-"""A class says clearly that a part is defective where it is more probable than everything else together."""
 
 # Below this bound of the rejects, so few images cannot afford class thresholds (see `vision.calibration.choose`).
 _COARSEST = 0.25

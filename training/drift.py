@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
+from training.batches import FrameStore, good_places
 from vision.console import say
 from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
 from vision.model.detector import Detector
@@ -22,12 +22,7 @@ class _GoodFrames(Sequence[NDArray[np.uint8]]):
     """The good frames of several stores, decoded when they are looked at."""
 
     def __init__(self, stores: Sequence[FrameStore], good: str) -> None:
-        self._places = [
-            (store, index)
-            for store in stores
-            for index, sample in enumerate(store.samples)
-            if sample.label == good and not sample.is_ambiguous
-        ]
+        self._places = good_places(stores, good)
 
     def __len__(self) -> int:
         return len(self._places)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from training.explain.carried import describe_graph
 from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
-from vision.bundle import MODEL, Bundle, load_bundle, write_golden, write_manifest
+from vision.bundle import MODEL, Bundle, load_bundle, new_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
 from vision.drift.reference import write_reference
@@ -75,11 +73,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
             "this run keeps no frames to quantize with, an earlier version trained it; train it again, "
             "or export it without --quantize"
         )
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
+    with new_bundle(out) as folder:
         folder.mkdir()
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
@@ -106,7 +100,6 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         if quantize:
             parity["reduced"] = {precision: prove_reduced(bundle, precision) for precision in quantize}
         write_manifest(folder, manifest)
-        shutil.move(folder, out)
     return load_bundle(out)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.batches import FrameStore
+from training.batches import FrameStore, good_places
 from vision.console import track
 from vision.model.detector import Detector
 from vision.model.subspace import rest
@@ -30,12 +30,7 @@ def fit_subspace(detector: Detector, stores: Sequence[FrameStore], *, again: boo
     subspace = detector.subspace
     if subspace is None:
         return
-    good = [
-        (store, index)
-        for store in stores
-        for index, sample in enumerate(store.samples)
-        if sample.label == detector.config.good_class and not sample.is_ambiguous
-    ]
+    good = good_places(stores, detector.config.good_class)
     step = -(-len(good) // _MOST_FRAMES)
     for level, features in enumerate(_features(detector, good[::step])):
         scale = features.std(dim=(0, 2, 3)).clamp(min=1e-6)

@@ -9,6 +9,10 @@ anything of it is used. No pickle is ever read.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 
 from vision.checks import CHECK_EXPECTED, CHECK_FRAMES, CheckFrames, read_arrays, read_check, read_stack, write_stack
 from vision.engine import Engine, EngineOptions, Precision, Provider, open_engine, reduced_file
-from vision.errors import BundleError, ParityError
+from vision.errors import BundleError, ParityError, SettingsError
 from vision.manifest import (
     GOLDEN_FRAMES,
     GOLDEN_OUTPUTS,
@@ -45,7 +49,9 @@ __all__ = [
     "MODEL",
     "Bundle",
     "Manifest",
+    "check_new",
     "load_bundle",
+    "new_bundle",
     "read_golden",
     "write_golden",
     "write_manifest",
@@ -157,6 +163,31 @@ def read_golden(folder: Path, spec: InputSpec) -> tuple[NDArray[np.uint8], Model
     if len(frames) != len(outputs):
         raise BundleError(f"{folder}: {len(frames)} golden frames but {len(outputs)} expected outputs")
     return frames, outputs
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder that is there already: a bundle is never overwritten.
+
+    Raises:
+        SettingsError: as said.
+    """
+    if out.exists():
+        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another --out")
+
+
+@contextmanager
+def new_bundle(out: Path) -> Iterator[Path]:
+    """A path to make a bundle's folder at; it becomes ``out`` at the end of the block, whole or not at all.
+
+    Raises:
+        SettingsError: ``out`` is there already.
+    """
+    check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "bundle"
+        yield folder
+        shutil.move(folder, out)
 
 
 def load_bundle(folder: Path) -> Bundle:

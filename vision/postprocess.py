@@ -33,9 +33,12 @@ def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:
 def has_regions(outputs: ModelOutputs, manifest: Manifest) -> bool:
     """Whether ``judge`` would search for regions: some value of the one frame's map reaches the pixel threshold."""
     threshold = manifest.operating_point.pixel_threshold
-    if outputs.anomaly_map is None or threshold is None:
-        return False
-    return bool(outputs.anomaly_map.max() >= threshold)
+    return outputs.anomaly_map is not None and threshold is not None and _reaches(outputs.anomaly_map, threshold)
+
+
+def _reaches(anomaly_map: FloatArray, pixel_threshold: float) -> bool:
+    """Stretching bilinearly makes no value larger: looking here spares good parts the work on frame pixels."""
+    return bool((anomaly_map >= pixel_threshold).any())
 
 
 def judge(
@@ -55,8 +58,7 @@ def judge(
     anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
     class_map = None if outputs.class_map is None else outputs.class_map[0]
     found: tuple[DefectRegion, ...] = ()
-    # Stretching bilinearly makes no value larger: spares good parts the work on frame pixels.
-    if regions and anomaly_map is not None and point.pixel_threshold is not None and has_regions(outputs, manifest):
+    if regions and anomaly_map is not None and point.pixel_threshold is not None:
         found = find_regions(
             anomaly_map,
             point.pixel_threshold,
@@ -108,8 +110,8 @@ def find_regions(
 
     A region takes the class that ``class_map`` ``[D, h, w]`` favours inside it, else ``default_label``.
     """
-    if not (anomaly_map >= pixel_threshold).any():
-        return ()  # stretching bilinearly makes no value larger; spares good parts the work on frame pixels
+    if not _reaches(anomaly_map, pixel_threshold):
+        return ()
     rows, columns = anomaly_map.shape
     height, width = min(frame_height, _REGION_PIXELS * rows), min(frame_width, _REGION_PIXELS * columns)
     values = resize_map(anomaly_map, height, width)

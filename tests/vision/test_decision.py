@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.decision import OperatingPoint, calibrated_score, conformal_threshold, decide
+from vision.calibration.bounds import allowed_mass, good_scores, require_units, threshold_for
+from vision.decision import OperatingPoint, calibrated_score, decide
 from vision.errors import SettingsError
 from vision.types import Verdict
 
@@ -55,6 +56,13 @@ def test_impossible_operating_points(values: tuple[float | None, ...]) -> None:
 def test_impossible_class_thresholds(class_threshold: float) -> None:
     with pytest.raises(SettingsError, match="class_threshold"):
         OperatingPoint(None, None, None, class_threshold=class_threshold)
+
+
+def conformal_threshold(scores: np.ndarray, max_overkill: float) -> float:
+    """As the product finds it from images."""
+    goods = good_scores(scores, None, None)
+    require_units(goods, max_overkill, None)
+    return threshold_for(goods, allowed_mass(goods.units, max_overkill, None))
 
 
 @given(

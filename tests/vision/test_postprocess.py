@@ -232,3 +232,10 @@ def test_regions_can_be_left_out_and_nothing_else_changes(manifest: Manifest) ->
     assert len(whole.regions) == 1
     assert bare.regions == ()
     assert (bare.verdict, bare.reason, bare.predicted) == (whole.verdict, whole.reason, whole.predicted)
+
+
+def test_a_value_that_is_no_number_hides_no_defect_elsewhere(manifest: Manifest) -> None:
+    values = blank()
+    values[5:10, 20:30] = 5.0
+    values[30, 50] = np.nan
+    assert len(judge(outputs_of(values, score=5.0), manifest, 40, 60).regions) == 1

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vision.bundle import Bundle, load_bundle, write_manifest
+from training.calibrating import next_version, write_bundle
+from vision.bundle import Bundle
 from vision.engine import Engine
-from vision.errors import ParityError, SettingsError
+from vision.errors import ParityError
 from vision.explanations import EXACT, Explanations, evidence, round_up
 from vision.types import FloatArray, ModelOutputs
 
@@ -66,23 +65,5 @@ def write_version(bundle: Bundle, explanations: Explanations, out: Path, version
     Raises:
         SettingsError: ``out`` is there already.
     """
-    if out.exists():
-        raise SettingsError(f"{out} is already there; a bundle is never overwritten, give another folder")
-    version = version or counted_up(bundle.manifest.version)
-    manifest = replace(bundle.manifest, explanations=explanations, version=version)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        folder = Path(temporary) / "bundle"
-        shutil.copytree(bundle.path, folder)
-        write_manifest(folder, manifest)
-        load_bundle(folder)
-        shutil.move(folder, out)
-    return load_bundle(out)
-
-
-def counted_up(version: str) -> str:
-    """``3`` becomes ``4``; what is no whole number gets a new last part, ``2026a`` becoming ``2026a.1``."""
-    head, _, last = version.rpartition(".")
-    if last.isdecimal():
-        return f"{head}.{int(last) + 1}" if head else str(int(last) + 1)
-    return f"{version}.1"
+    version = version or next_version(bundle.manifest.version)
+    return write_bundle(bundle, replace(bundle.manifest, explanations=explanations, version=version), out)

@@ -102,8 +102,8 @@ def _tiles(report: dict[str, Any]) -> list[_Tile]:
 def advice(report: dict[str, Any]) -> list[str]:
     """What a reader should make of it, in words."""
     lines = [
-        "Overlays show contributions: what every place adds to the class's logit. With the class's bias the whole map is "
-        "the logit, exactly: the explanation is the computation."
+        "Overlays show contributions: what every place adds to the class's logit. With the class's bias the whole map "
+        "is the logit, exactly: the explanation is the computation."
     ]
     worse = [
         metric.title.lower()

@@ -66,6 +66,10 @@ class About:
 Asked = MaxOverkill | MinRecall | Costs
 
 
+CLEARLY = 0.5
+"""A class says clearly that a part is defective where it is more probable than everything else together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Classes:
     """Thresholds of the defect classes on calibrated probabilities, and below what a defect is unknown."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vision.decision import softmax_of
 from vision.errors import SettingsError
 
 F64 = NDArray[np.float64]
@@ -60,18 +61,9 @@ class ClassCalibration:
         """From what ``dataclasses.asdict`` and JSON made of it."""
         return cls(**{**values, "scale": tuple(values["scale"]), "bias": tuple(values["bias"])})
 
-    @property
-    def temperature(self) -> float:
-        """Above 1 the model was too sure of itself; of vector scaling, the mean over the classes."""
-        return len(self.scale) / sum(self.scale)
-
     def probabilities(self, logits: Sequence[float]) -> list[float]:
-        """Of one frame. Plain Python: for a handful of classes several times faster than NumPy."""
-        values = [a * x + b for a, x, b in zip(self.scale, logits, self.bias, strict=True)]
-        top = max(values)
-        values = [math.exp(value - top) for value in values]
-        total = sum(values)
-        return [value / total for value in values]
+        """Of one frame, in the order of the classes."""
+        return softmax_of([a * x + b for a, x, b in zip(self.scale, logits, self.bias, strict=True)])
 
     def of_many(self, logits: ArrayLike) -> F64:
         """Of frames ``[N, C]``: probabilities ``[N, C]``."""

@@ -18,7 +18,7 @@ from tests.images import make_folder
 from tests.training.conftest import TINY
 from training.data import read_data
 from training.explain import measure as measure_module
-from training.explain.carried import counted_up, describe_graph, describe_outputs, write_version
+from training.explain.carried import describe_graph, describe_outputs, write_version
 from training.explain.subjects import choose_subjects
 from vision.bundle import load_bundle
 from vision.errors import DataError, ParityError, SettingsError
@@ -133,11 +133,6 @@ def test_biases_and_scales_come_from_the_graph(fake: Path, tmp_path: Path) -> No
         describe_outputs([ModelOutputs(wrong, outputs.saliency_map, outputs.attention_map)])
     with pytest.raises(SettingsError, match="never overwritten"):
         write_version(bundle, found, fake, None)
-
-
-@pytest.mark.parametrize(("version", "following"), [("1", "2"), ("2.9", "2.10"), ("2026a", "2026a.1")])
-def test_versions_count_up(version: str, following: str) -> None:
-    assert counted_up(version) == following
 
 
 @pytest.mark.slow
