@@ -199,7 +199,11 @@ def _number(text: str) -> int:
 
 
 def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wishes: Wishes) -> Classes:
-    """Given thresholds before the bundle's own, and those before the usual ones; none without probabilities."""
+    """Given thresholds before the bundle's own, and those before the usual ones; none without probabilities.
+
+    Of the bundle's own, as they stood before good images had raised them: on the same images they would otherwise be
+    chosen by these, and the bound would not hold any more.
+    """
     given = wishes.class_thresholds
     if probabilities is None:
         if given:
@@ -216,7 +220,7 @@ def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wi
     kept = probabilities is manifest.class_calibration
     thresholds: dict[str, float] = {}
     if given is not None:
-        usual = point.class_thresholds if kept and point.class_thresholds else {}
+        usual = (point.class_thresholds if point.basis is None else point.basis.class_policy) if kept else {}
         thresholds = {name: usual.get(name, CLEARLY) for name in manifest.defect_classes} | dict(given)
     unknown_below = wishes.unknown_below
     if unknown_below is None:
@@ -227,13 +231,14 @@ def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wi
 def _scored(
     manifest: Manifest, data: CalibrationData, answers: Answers, probabilities: ClassCalibration | None
 ) -> ScoredImages:
-    defects = [place for place, name in enumerate(manifest.classes) if name != manifest.good_class]
     return ScoredImages(
         names=tuple(f"{sample.path.parent.name}/{sample.path.name}" for sample in data.samples),
         scores=answers.scores,
         is_defect=np.array([sample.label != GOOD for sample in data.samples]),
         defect_classes=manifest.defect_classes,
-        probabilities=None if probabilities is None else probabilities.of_many(answers.logits)[:, defects],
+        probabilities=None
+        if probabilities is None
+        else probabilities.of_many(answers.logits)[:, manifest.defect_places],
         lots=data.lots,
     )
 

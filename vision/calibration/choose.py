@@ -120,6 +120,7 @@ def choose_point(
         defective_images=int(images.is_defect.sum()),
         data=about.data,
         data_digest=about.digest,
+        class_policy=dict(classes.thresholds),
         measured=measure(images, chosen.image, chosen.review, chosen.thresholds, classes.unknown_below),
         notes=(*chosen.notes, *([] if images.lots is None else [_ALIKE]), *about.notes),
     )

@@ -37,6 +37,8 @@ class Evidence:
         data_digest: SHA-256 (hex) over the contents of the images.
         assumption: what must be true for the promise to hold.
         measured: on the calibration images themselves, by name; never a promise.
+        class_policy: class thresholds as they stood before the good images were looked at; the operating point's own
+            are higher where these were reached too often.
         notes: what else whoever signs should know, one sentence each.
     """
 
@@ -55,6 +57,7 @@ class Evidence:
     assumption: str
     measured: dict[str, Rate] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    class_policy: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @classmethod
