@@ -4,9 +4,9 @@
         --picture docs/overkill.png
 
 Every calibration draws good scores, chooses the threshold as `defectlens calibrate` does, and measures the share of
-good parts that reach it: exactly where the distribution is known, on the parts that were not drawn where the scores are
-real (`predictions.jsonl` of an evaluation; file names ending in a number are grouped into parts by gaps between the
-numbers). Real scores choose nothing here. Prints a table, then one JSON line.
+good parts that reach it, exactly: of the distribution, or of all real scores that were drawn from (`predictions.jsonl`
+of an evaluation; file names ending in a number are grouped into parts by gaps between the numbers). Real scores choose
+nothing here. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -20,62 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from vision.calibration.bounds import allowed_mass, good_scores, threshold_for
+from benchmarks.overkill_rows import Floats, Row, draw
+from vision.calibration.bounds import allowed_mass, good_scores, threshold_for, units_needed
 from vision.calibration.choose import About, Classes, MaxOverkill, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.stored import read_scores
 
-RUNS = 1000
 SURE = 0.95
+_SURE = "95 % sure"
 # Numbers in file names of one part lie closer together than this.
 GAP = 300
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kind of calibration; ``realised`` ``[RUNS]`` of overkill. ``note``: what was done to it."""
-
-    group: str
-    name: str
-    promised: float
-    confidence: float | None
-    realised: Floats
-
-    @property
-    def mean(self) -> float:
-        return float(self.realised.mean())
-
-    @property
-    def broken(self) -> float:
-        """Share of calibrations that realise more than was promised."""
-        return float((self.realised > self.promised + 1e-12).mean())
-
-    @property
-    def is_kept(self) -> bool:
-        """On average, or in so many calibrations as was promised; four standard errors are chance."""
-        if self.confidence is None:
-            return self.mean <= self.promised + 4 * float(self.realised.std()) / math.sqrt(len(self.realised))
-        unlucky = 1 - self.confidence
-        return self.broken <= unlucky + 4 * math.sqrt(unlucky * self.confidence / len(self.realised))
-
-    def figures(self) -> dict[str, object]:
-        low, high = np.quantile(self.realised, [0.05, 0.95])
-        return {
-            "group": self.group,
-            "name": self.name,
-            "promised": self.promised,
-            "confidence": self.confidence,
-            "mean": self.mean,
-            "5 %": float(low),
-            "95 %": float(high),
-            "above promised": self.broken,
-            "kept": self.is_kept,
-        }
 
 
 def threshold(scores: Floats, bound: float, confidence: float | None, lots: list[str] | None = None) -> float:
@@ -86,11 +42,18 @@ def threshold(scores: Floats, bound: float, confidence: float | None, lots: list
     return threshold_for(goods, mass)
 
 
-def repeat(work: Callable[[np.random.Generator], float], seed: int) -> Floats:
-    return np.array([work(np.random.default_rng((seed, run))) for run in range(RUNS)])
+@dataclass(frozen=True)
+class Repeat:
+    """Calls work ``runs`` times, each with a generator of its own; the same seed gives the same draws."""
+
+    runs: int
+    seed: int
+
+    def __call__(self, work: Callable[[np.random.Generator], float], stream: int = 0) -> Floats:
+        return np.array([work(np.random.default_rng((self.seed, stream, run))) for run in range(self.runs)])
 
 
-def known(seed: int) -> Iterator[Row]:
+def known(repeat: Repeat) -> Iterator[Row]:
     """Independent parts from distributions whose tail is known."""
     kinds = {
         "normal": (stats.norm(), lambda x: x),
@@ -109,13 +72,13 @@ def known(seed: int) -> Iterator[Row]:
             def once(rng, name=name, of=distribution, shape=shape, n=count, bound=bound, sure=confidence):  # type: ignore[no-untyped-def]
                 return tail(name, threshold(shape(of.rvs(n, random_state=rng)), bound, sure))
 
-            how = "on average" if confidence is None else f"{SURE:.0%} sure"
+            how = "on average" if confidence is None else _SURE
             # Ranks alone count: with the same draws, two distributions would give the very same figures.
-            found = repeat(once, seed + 10 * index)
+            found = repeat(once, index)
             yield Row("independent parts", f"{name}, {count} images, {how}", bound, confidence, found)
 
 
-def with_classes(seed: int) -> Iterator[Row]:
+def with_classes(repeat: Repeat) -> Iterator[Row]:
     """The whole choice: an anomaly score and a class that takes some good parts for defective, whatever their score."""
 
     def once(rng: np.random.Generator, share: float, count: int) -> float:
@@ -141,11 +104,11 @@ def with_classes(seed: int) -> Iterator[Row]:
         return float((fresh >= np.float32(point.review_threshold)).mean())
 
     for share in (0.0, 0.005, 0.02, 0.2):
-        name = f"a class stops {share:.1%} of good parts, 199 images"
-        yield Row("class thresholds", name, 0.05, None, repeat(lambda rng, share=share: once(rng, share, 199), seed))
+        name = f"a class stops {100 * share:g} % of good parts, 199 images"
+        yield Row("class thresholds", name, 0.05, None, repeat(lambda rng, share=share: once(rng, share, 199)))
 
 
-def grouped(seed: int) -> Iterator[Row]:
+def grouped(repeat: Repeat) -> Iterator[Row]:
     """Lots that differ as much as the parts within one: half of the variance lies between lots."""
 
     def once(rng: np.random.Generator, lots: int, bound: float, confidence: float | None, by_lot: bool) -> float:
@@ -156,7 +119,7 @@ def grouped(seed: int) -> Iterator[Row]:
         return float(stats.norm(scale=math.sqrt(2)).sf(threshold(scores, bound, confidence, names)))
 
     for lots, bound, confidence in ((20, 0.05, None), (100, 0.05, None), (100, 0.05, SURE)):
-        how = "on average" if confidence is None else f"{SURE:.0%} sure"
+        how = "on average" if confidence is None else _SURE
         for by_lot in (False, True):
             counted = "lots counted" if by_lot else "images counted"
             name = f"{lots} lots of 20, {counted}, {how}"
@@ -164,12 +127,11 @@ def grouped(seed: int) -> Iterator[Row]:
                 lambda rng, lots=lots, bound=bound, sure=confidence, by_lot=by_lot: once(
                     rng, lots, bound, sure, by_lot
                 ),
-                seed,
             )
             yield Row("lots that differ", name, bound, confidence, found)
 
 
-def drifted(seed: int) -> Iterator[Row]:
+def drifted(repeat: Repeat) -> Iterator[Row]:
     """What the assumption excludes: parts unlike those of the calibration, and a calibration with defects in it."""
     changes = {
         "scores rise by 0.25 standard deviations": lambda limit: stats.norm(0.25).sf(limit),
@@ -177,7 +139,7 @@ def drifted(seed: int) -> Iterator[Row]:
         "scores spread by 20 % more": lambda limit: stats.norm(scale=1.2).sf(limit),
     }
     for name, tail in changes.items():
-        found = repeat(lambda rng, tail=tail: float(tail(threshold(rng.normal(size=500), 0.01, None))), seed)
+        found = repeat(lambda rng, tail=tail: float(tail(threshold(rng.normal(size=500), 0.01, None))))
         yield Row("not as calibrated", name, 0.01, None, found)
 
     def tainted(rng: np.random.Generator, share: float) -> float:
@@ -185,46 +147,44 @@ def drifted(seed: int) -> Iterator[Row]:
         return float(stats.norm.sf(threshold(scores, 0.01, None)))
 
     name = "2 % defects among the good images"
-    yield Row("not as calibrated", name, 0.01, None, repeat(lambda rng: tainted(rng, 0.02), seed))
+    yield Row("not as calibrated", name, 0.01, None, repeat(lambda rng: tainted(rng, 0.02)))
 
 
-def real(name: str, path: Path, seed: int) -> Iterator[Row]:
-    """Scores of a trained model: images drawn singly, and parts (all pictures of one) drawn whole."""
+def real(name: str, path: Path, repeat: Repeat) -> Iterator[Row]:
+    """Scores of a trained model, drawn anew with replacement: images singly, or parts with all their pictures.
+
+    What is drawn from is all that there is here, so that the share of it that reaches a threshold is known exactly.
+    """
     good = [one for one in read_scores(path) if one.is_defect is False and one.anomaly_score is not None]
     scores = np.array([one.anomaly_score for one in good], np.float64)
     parts = group_by_number([one.name for one in good])
     names, places = np.unique(parts, return_inverse=True)
 
-    def singly(rng: np.random.Generator, confidence: float | None, count: int, bound: float) -> float:
-        order = rng.permutation(len(scores))
-        limit = threshold(scores[order[:count]], bound, confidence)
-        return float((scores[order[count:]].astype(np.float32) >= np.float32(limit)).mean())
+    def singly(rng: np.random.Generator, confidence: float | None) -> float:
+        limit = threshold(rng.choice(scores, len(scores)), bound, confidence)
+        return float((scores.astype(np.float32) >= np.float32(limit)).mean())
 
-    def whole(rng: np.random.Generator, by_lot: bool, drawn: int, bound: float) -> float:
-        chosen = np.isin(places, rng.permutation(len(names))[:drawn])
-        lots = [str(place) for place in places[chosen]] if by_lot else None
-        hits = scores.astype(np.float32) >= np.float32(threshold(scores[chosen], bound, None, lots))
-        # A new part is one of a new lot, and every lot is as likely.
-        return float(np.mean([hits[places == place].mean() for place in np.unique(places[~chosen])]))
+    def whole(rng: np.random.Generator, confidence: float | None, by_lot: bool) -> float:
+        drawn = rng.integers(len(names), size=len(names))
+        found = [scores[places == place] for place in drawn]
+        # A part that is drawn twice is two parts that look alike.
+        lots = [str(lot) for lot, part in enumerate(found) for _ in part] if by_lot else None
+        limit = np.float32(threshold(np.concatenate(found), bound, confidence, lots))
+        # A new image is of a new part, and every part is as likely.
+        return float(np.bincount(places, scores.astype(np.float32) >= limit).dot(1 / np.bincount(places)) / len(names))
 
-    half, bound = len(scores) // 2, 0.05
+    bound = 0.05
     group = f"{name}: {len(scores)} good images of {len(names)} parts"
-    yield Row(
-        group, f"{half} images drawn, on average", bound, None, repeat(lambda rng: singly(rng, None, half, bound), seed)
-    )
-    yield Row(
-        group,
-        f"{half} images drawn, {SURE:.0%} sure",
-        bound,
-        SURE,
-        # What is left over is a sample too, and varies by itself; the promise is about all parts.
-        repeat(lambda rng: singly(rng, SURE, half, bound), seed),
-    )
-    drawn = len(names) // 2
-    for by_lot in (False, True):
-        counted = "parts counted" if by_lot else "images counted"
-        found = repeat(lambda rng, by_lot=by_lot: whole(rng, by_lot, drawn, bound), seed)
-        yield Row(group, f"{drawn} parts drawn whole, {counted}", bound, None, found)
+    for confidence in (None, SURE):
+        how = "on average" if confidence is None else _SURE
+        found = repeat(lambda rng, sure=confidence: singly(rng, sure))
+        yield Row(group, f"images drawn singly, {how}", bound, confidence, found)
+        for by_lot in (False, True):
+            if by_lot and units_needed(bound, confidence) > len(names):
+                continue
+            counted = "parts counted" if by_lot else "images counted"
+            found = repeat(lambda rng, sure=confidence, by_lot=by_lot: whole(rng, sure, by_lot))
+            yield Row(group, f"parts drawn whole, {counted}, {how}", bound, confidence, found)
 
 
 def group_by_number(names: list[str]) -> list[int]:
@@ -236,59 +196,19 @@ def group_by_number(names: list[str]) -> list[int]:
     return [int(group) for group in groups]
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """One line a row: the middle 90 % of calibrations, their mean, and what was promised."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 0.27 * len(rows) + 0.5 * len({row.group for row in rows}) + 1), layout="constrained")
-    axes = figure.subplots()
-    y, ticks, labels = 0.0, [], []
-    group = ""
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            y += 1.3
-            axes.text(2.2e-4, y - 0.15, group, fontweight="bold", fontsize=9, va="bottom")
-            y += 0.6
-        colour = "#0068a8" if row.is_kept else "#c24e00"
-        low, high = np.maximum(np.quantile(row.realised, [0.05, 0.95]), 2.2e-4)
-        axes.plot([low, high], [y, y], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
-        axes.plot([max(row.mean, 2.2e-4)], [y], marker="o" if row.is_kept else "X", color=colour, markersize=6)
-        axes.plot([row.promised] * 2, [y - 0.42, y + 0.42], color="black", linewidth=1.6)
-        ticks.append(y)
-        labels.append(row.name)
-        y += 1
-    axes.set_yticks(ticks, labels, fontsize=8.5)
-    axes.set_xscale("log")
-    axes.set_xlim(2e-4, 0.4)
-    axes.set_xticks(
-        [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3], ["0.03 %", "0.1 %", "0.3 %", "1 %", "3 %", "10 %", "30 %"]
-    )
-    axes.minorticks_off()
-    axes.set_ylim(y, 0)
-    axes.grid(axis="x", color="#dfe3e8")
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(
-        "good parts not passed: promised (black line), realised in the middle 90 % of 1,000 calibrations (bar), on "
-        "average (point)\nblue: promise kept    orange cross: broken"
-    )
-    figure.savefig(path, dpi=110)
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rows = [*known(options.seed)]
+    parser.add_argument("--runs", type=int, default=1000, help="Calibrations of each kind.")
+    options = parser.parse_args(arguments)
+    repeat = Repeat(options.runs, options.seed)
+    rows = [*known(repeat)]
     for item in options.predictions:
         name, _, path = item.partition("=")
-        rows += real(name, Path(path), options.seed)
-    rows += [*with_classes(options.seed), *grouped(options.seed), *drifted(options.seed)]
+        rows += real(name, Path(path), repeat)
+    rows += [*with_classes(repeat), *grouped(repeat), *drifted(repeat)]
     print(f"{'':46}{'promised':>9}{'mean':>9}{'5 %':>9}{'95 %':>9}{'above':>8}  kept")
     group = ""
     for row in rows:
@@ -300,7 +220,7 @@ def main() -> None:
         print(f"  {row.name:44}{shares}{100 * row.broken:7.1f}%  {'yes' if row.is_kept else 'NO'}")
     if options.picture is not None:
         draw(rows, options.picture)
-    print(json.dumps({"benchmark": "overkill", "runs": RUNS, "rows": [row.figures() for row in rows]}))
+    print(json.dumps({"benchmark": "overkill", "runs": options.runs, "rows": [row.figures() for row in rows]}))
 
 
 if __name__ == "__main__":

@@ -103,10 +103,19 @@ class Evidence:
 
     def words(self) -> str:
         """Everything that a person has to know before signing, as plain text."""
-        text = f"Promised: {self.promise}. It rests on {self.basis} ({self.method}) and holds while {self.assumption}."
-        if self.recall_bound is None:
-            text += " It promises nothing about escapes."
-        return " ".join([text, *self.notes])
+        return " ".join(f"{line}." if line[-1] not in ".!" else line for line in self.lines())
+
+    def lines(self) -> list[str]:
+        """The same, a line for each thing to know."""
+        promises = self.not_passed_bound is not None or self.recall_bound is not None
+        found = [
+            f"Promised: {self.promise}" if promises else self.promise[0].upper() + self.promise[1:],
+            f"It rests on {self.basis} ({self.method})",
+            f"It holds while {self.assumption}",
+        ]
+        if promises and self.recall_bound is None:
+            found.append("It promises nothing about escapes")
+        return [*found, *self.notes]
 
     @cached_property
     def review_note(self) -> str:
