@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from serving import memory
 from serving.logs import LogFormat, set_up_serving_logs
+from serving.recording_options import audit_options, audit_settings
 from serving.settings import DriftMode, ServerSettings, is_loopback, parse_stations
 from serving.tuned import read_tuned
 from vision.bundle import load_bundle
@@ -129,6 +130,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
 @click.option("--override-token-file", type=_FILE, help="Holds the token that `defectlens override` has to know.")
+@audit_options
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
@@ -158,12 +160,17 @@ def serve(
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
       defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052 --station press-3=left,right \\
         --station-log stations.jsonl --override-token-file token
+      defectlens serve --bundle bundles/parts --audit audit
     """
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
         options |= _tuned_options(context, tuned, bundles[0])
     settings = ServerSettings(
-        bundle=bundles[0], further_bundles=bundles[1:], stations=parse_stations(stations), **options
+        bundle=bundles[0],
+        further_bundles=bundles[1:],
+        stations=parse_stations(stations),
+        audit=audit_settings(options),
+        **options,
     )
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")

@@ -174,6 +174,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """Its last check with master parts failed, and nobody has overridden that."""
     NOT_AUTHORIZED: _ErrorCode.ValueType  # 25
     SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
+    AUDIT_FAILED: _ErrorCode.ValueType  # 70
+    """The frame was judged, and its answer could not be recorded; the server gives none unrecorded."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """One value for each error that a caller may meet; numbers never change their meaning."""
@@ -206,6 +208,8 @@ STATION_STOPPED: ErrorCode.ValueType  # 24
 """Its last check with master parts failed, and nobody has overridden that."""
 NOT_AUTHORIZED: ErrorCode.ValueType  # 25
 SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
+AUDIT_FAILED: ErrorCode.ValueType  # 70
+"""The frame was judged, and its answer could not be recorded; the server gives none unrecorded."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 class _DriftState:
