@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("training.cli", "train", "Train a model on a folder of images."),
     "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
+    "explain": ("training.explain.cli", "explain", "Measure how good a bundle's explanations are; write a report."),
     "calibrate": ("training.calibrate_cli", "calibrate", "Choose a bundle's thresholds by what they must keep."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
@@ -80,7 +81,7 @@ def main(context: click.Context) -> None:
       defectlens train --data parts/ --out runs/parts
       defectlens export --run runs/parts --out bundles/parts
       defectlens serve --bundle bundles/parts
-      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays --page
     """
     context.obj = {"remote_predictor": _remote_predictor}
 

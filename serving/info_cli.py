@@ -73,6 +73,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "check_frames": bundle.has_check_frames,
         "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
         "calibration_images": len(manifest.calibration_scores),
+        "explanations": None if manifest.explanations is None else asdict(manifest.explanations),
         "metrics": manifest.metrics,
         "parity": manifest.parity,
         "provenance": manifest.provenance,

@@ -18,7 +18,7 @@ class Mixer(nn.Module, ABC):
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor: ...
 
 
-class _Attention(Mixer):
+class Attention(Mixer):
     """Queries, keys and values of several heads; a subclass says how they attend."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -31,19 +31,34 @@ class _Attention(Mixer):
         attended = self.attend(*_split_heads(self.qkv(tokens), self.heads))
         return torch.as_tensor(self.out(_join_heads(attended)))
 
+    def looks_at(self, tokens: Tensor) -> Tensor:
+        """What each token looks at, head by head: ``[N, T, dim]`` to ``[N, heads, T, T]``, rows adding up to 1.
+
+        For explanations alone: always O(T²).
+        """
+        query, key, _ = _split_heads(self.qkv(tokens), self.heads)
+        return self.weights(query, key)
+
     @abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Three times ``[N, heads, T, dim / heads]`` to one of the same shape."""
 
+    @abstractmethod
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """The ``[N, heads, T, T]`` with which ``attend`` is ``weights @ value``."""
 
-class DenseAttention(_Attention):
+
+class DenseAttention(Attention):
     """Multi-head scaled dot product over all pairs of tokens: O(T²). Source: Vaswani et al. 2017."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
 
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        return torch.softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, dim=-1)
 
-class LinearAttention(_Attention):
+
+class LinearAttention(Attention):
     """φ(q)(φ(k)ᵀv) with φ = ELU + 1: O(T), too blunt to copy its input. Source: Katharopoulos et al. 2020, eq. 4."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -54,11 +69,15 @@ class LinearAttention(_Attention):
         norm = (query * (key.sum(dim=-2, keepdim=True) * scale)).sum(dim=-1, keepdim=True)
         return (query @ summary) / norm
 
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        products = (F.elu(query) + 1.0) @ (F.elu(key) + 1.0).transpose(-2, -1)
+        return torch.as_tensor(products / products.sum(dim=-1, keepdim=True))
+
 
 MIXERS: dict[str, type[DenseAttention] | type[LinearAttention]] = {"dense": DenseAttention, "linear": LinearAttention}
 
 
-def make_mixer(kind: str, dim: int, heads: int) -> Mixer:
+def make_mixer(kind: str, dim: int, heads: int) -> Attention:
     """Build a mixer by its name in ``MIXERS``."""
     if kind not in MIXERS:
         raise SettingsError(f"unknown mixer {kind!r}; choose one of {', '.join(MIXERS)}")
