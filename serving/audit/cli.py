@@ -23,6 +23,7 @@ from serving.audit.signing import (
     write_checkpoints,
 )
 from serving.audit.store import Store
+from serving.chosen_answers import nanoseconds
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, say
 from vision.engine import Provider
 from vision.errors import SettingsError
@@ -194,7 +195,7 @@ def export(
     if html is not None and part is None and lot is None:
         raise SettingsError("an evidence sheet is of a part or a lot; give --part or --lot")
     place = AuditPlace.of(store, files=audit_files)
-    wanted = Search(part=part, lot=lot, since_ns=_nanoseconds(since), until_ns=_nanoseconds(until))
+    wanted = Search(part=part, lot=lot, since_ns=nanoseconds(since), until_ns=nanoseconds(until))
     figures: dict[str, Any] = {}
     with Store.open(place) as opened:
         if parquet is not None:
@@ -297,18 +298,6 @@ def _wanted(part: str | None, lot: str | None) -> Search:
     if part is None and lot is None:
         raise SettingsError("say which answers: --part ID or --lot ID")
     return Search(part=part, lot=lot)
-
-
-def _nanoseconds(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise SettingsError(f"{text!r} is no time; write it as 2026-01-31 or 2026-01-31T06:00:00+01:00") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
 
 
 def _now_ns() -> int:

@@ -153,3 +153,41 @@ async def test_prune_is_told_and_recorded(audit: Path) -> None:
     assert done["files"] == would["files"]
     assert figures(run("verify", audit, "--json"))["pruned"] == done["files"]
     assert run("prune", audit).exit_code == 2
+
+
+def decide(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+async def test_what_if_replays_the_answers_of_a_store(audit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "whatif"
+    result = decide("whatif", "--audit", audit, "--image-threshold", "0.9", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    found = figures(result)
+    assert (found["frames"], found["changes"]) == (6, 1)  # the spot's score is 0.5
+    document = json.loads((out / "whatif.json").read_text())
+    assert document["rates"]["as it was"]["overkill_rate"]["value"] == 1.0  # of the one part that a person spoke about
+    assert document["changes"][0]["name"].startswith("A-9 (record ")
+    assert any("people said" in note for note in document["notes"])
+    lot = decide("whatif", "--audit", audit, "--lot", "L2", "--image-threshold", "0.9", "--out", out, "--json")
+    assert figures(lot)["frames"] == 1
+    assert decide("whatif", "--image-threshold", "0.9", "--out", out).exit_code == 2
+    assert decide("whatif", "--audit", audit, "--lot", "none", "--image-threshold", "1", "--out", out).exit_code == 2
+
+
+async def test_escapes_come_from_parts_that_were_drawn_at_random(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    async with serve(audit=AuditSettings(where=str(folder), sample=1.0)) as (_, client):
+        for number in range(4):
+            await client.inspect(png(textured(str(number))), camera_id="left")
+    assert decide("escapes", "--audit", folder).exit_code == 2  # nobody has looked yet
+    with Store.open(folder) as store:
+        seqs = [row.seq for row in search(store).answers]
+        said = [PersonVerdict.GOOD, PersonVerdict.DEFECT, PersonVerdict.GOOD]
+        store.append([Review(answer=seq, person="eva", verdict=one) for seq, one in zip(seqs, said, strict=False)])
+    result = decide("escapes", "--audit", folder, "--camera", "left", "--json")
+    assert result.exit_code == 0, result.output
+    found = figures(result)
+    assert (found["checked"], found["found"], found["passed"], found["count"]) == (3, 1, 4, [1, 2])
+    assert decide("escapes", "--audit", folder, "--checked", "3", "--found", "0").exit_code == 2
+    assert decide("escapes", "--camera", "left", "--checked", "3", "--found", "0").exit_code == 2
