@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import models
 from benchmarks.audit_history import Clock, fill, made_up_answer
 from benchmarks.measured import Measurements
 from benchmarks.processes import load, ours, ready_by_file
@@ -32,6 +33,8 @@ from serving.audit.signing import Signer, make_checkpoint
 from serving.audit.verify import verify
 
 _GROUP = 64
+# More than a server answers in one round.
+_FRAMES = 400
 _FRAME_BYTES, _MAPS_BYTES = 150_000, 9_000
 
 
@@ -76,9 +79,16 @@ def verification(options: argparse.Namespace, folder: Path) -> Iterator[tuple[st
 
 
 def server(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, str]]:
-    """Frames a second of a server that records nothing, best-effort and strictly, in turns."""
+    """Frames a second of a server that records nothing, best-effort and strictly, in turns. Every frame is another
+    file: the same one would be stored once.
+    """
     measurements = Measurements(options, folder)
-    requests = measurements.requests("audit")
+    jpegs = measurements.jpegs
+    requests = [
+        # What follows the end of a JPEG's image is not looked at.
+        measurements.file(f"audit{index}", models.message(jpegs[index % len(jpegs)] + index.to_bytes(4, "little")))
+        for index in range(_FRAMES)
+    ]
     modes = {"off": [], "best-effort": ["--audit-mode", "best-effort"], "strict": ["--audit-mode", "strict"]}
     rates: dict[str, list[float]] = {mode: [] for mode in modes}
     for round_ in range(options.rounds):
