@@ -26,7 +26,7 @@ _COMMANDS = {
     "reference": ("serving.reference_cli", "reference", "Give a bundle what cameras are compared with."),
     "models": ("serving.models_cli", "models", "Load, try out, promote and roll back the models of a server."),
     "top": ("serving.top", "top", "Watch a running server in the terminal."),
-    "info": ("serving.cli", "info", "Show what a bundle is and what it can do."),
+    "info": ("serving.info_cli", "info", "Show what a bundle is and what it can do."),
     "whatif": ("serving.decisions_cli", "whatif", "Replay stored scores under other thresholds."),
     "escapes": ("serving.decisions_cli", "escapes", "Estimate escapes from passed parts that a person checked."),
     "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),

@@ -23,8 +23,8 @@ Reply = TypeVar("Reply", bound=Message)
 class AdminClient:
     """``with AdminClient("127.0.0.1:50052") as admin: admin.load(Path("bundles/parts-2"))``.
 
-    Folders are those of the server's machine. Every call raises the error that the server met, of the same class, or
-    ``UnreachableError``.
+    Folders are those of the server's machine. ``by`` and ``reason`` are for its audit trail. Every call raises the
+    error that the server met, of the same class, or ``UnreachableError``.
     """
 
     def __init__(self, address: str) -> None:
@@ -44,25 +44,27 @@ class AdminClient:
         """All models and the bundles refused lately."""
         return self._call("ListModels", pb.ListModelsRequest(), pb.ListModelsResponse)
 
-    def load(self, folder: Path) -> pb.ModelState:
+    def load(self, folder: Path, *, by: str = "", reason: str = "") -> pb.ModelState:
         """Load a bundle; it takes over from the version of its name."""
-        return self._call("LoadModel", pb.LoadModelRequest(folder=str(folder)), pb.ModelState)
+        request = pb.LoadModelRequest(folder=str(folder), by=by, reason=reason)
+        return self._call("LoadModel", request, pb.ModelState)
 
-    def shadow(self, folder: Path, share: float) -> pb.ModelState:
+    def shadow(self, folder: Path, share: float, *, by: str = "", reason: str = "") -> pb.ModelState:
         """Load a bundle as a candidate that sees a share (0..1) of the frames."""
-        return self._call("ShadowModel", pb.ShadowModelRequest(folder=str(folder), share=share), pb.ModelState)
+        request = pb.ShadowModelRequest(folder=str(folder), share=share, by=by, reason=reason)
+        return self._call("ShadowModel", request, pb.ModelState)
 
-    def promote(self, name: str) -> pb.ModelState:
+    def promote(self, name: str, *, by: str = "", reason: str = "") -> pb.ModelState:
         """The candidate takes over."""
-        return self._call("PromoteModel", pb.ModelRequest(name=name), pb.ModelState)
+        return self._call("PromoteModel", pb.ModelRequest(name=name, by=by, reason=reason), pb.ModelState)
 
-    def rollback(self, name: str) -> pb.ModelState:
+    def rollback(self, name: str, *, by: str = "", reason: str = "") -> pb.ModelState:
         """The version before takes over again."""
-        return self._call("RollbackModel", pb.ModelRequest(name=name), pb.ModelState)
+        return self._call("RollbackModel", pb.ModelRequest(name=name, by=by, reason=reason), pb.ModelState)
 
-    def withdraw(self, name: str) -> pb.ModelState:
+    def withdraw(self, name: str, *, by: str = "", reason: str = "") -> pb.ModelState:
         """The candidate leaves."""
-        return self._call("WithdrawModel", pb.ModelRequest(name=name), pb.ModelState)
+        return self._call("WithdrawModel", pb.ModelRequest(name=name, by=by, reason=reason), pb.ModelState)
 
     def disagreements(self, name: str) -> list[pb.Disagreement]:
         """The latest frames about which the candidate and the serving version disagree."""
@@ -84,9 +86,10 @@ class AdminClient:
         request = pb.OverrideRequest(station=station, token=token, by=by, reason=reason)
         return self._call("OverrideStation", request, frames_pb.StationStatus)
 
-    def forget_camera(self, camera_id: str) -> int:
+    def forget_camera(self, camera_id: str, *, by: str = "", reason: str = "") -> int:
         """Forget what was seen of a camera; how many models' watches had seen it."""
-        reply = self._call("ForgetCamera", pb.ForgetCameraRequest(camera_id=camera_id), pb.ForgetCameraResponse)
+        request = pb.ForgetCameraRequest(camera_id=camera_id, by=by, reason=reason)
+        reply = self._call("ForgetCamera", request, pb.ForgetCameraResponse)
         return reply.forgotten
 
     def _call(self, method: str, request: Message | Iterator[Message], kind: type[Reply]) -> Reply:  # noqa: ARG002, says what comes back

@@ -7,6 +7,7 @@ inference or a clock that jumps could make wrong. See ``docs/decisions/0009``.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -77,9 +78,30 @@ class Batcher:
         self._quiet.set()
         self._closed = False
 
-    async def warm_up(self, height: int, width: int) -> None:
-        """Measure every bucket of batch sizes; to be awaited before the first frame."""
-        await self._inference.warm_up(height, width)
+    async def warm_up(self, height: int, width: int, beside: Callable[[], None] | None = None) -> None:
+        """Measure every bucket of batch sizes; to be awaited before the first frame.
+
+        Args:
+            beside: what a thread of the pool does over and over meanwhile, as it will when frames come in. The first
+                promises that matter are made to a line that has filled up within milliseconds.
+        """
+        if beside is None:
+            await self._inference.warm_up(height, width)
+            return
+        await self._inference.rest(height, width)
+        done = threading.Event()
+
+        def keep_busy() -> None:
+            while not done.is_set():
+                beside()
+
+        busy = asyncio.get_running_loop().run_in_executor(self._pool, keep_busy)
+        try:
+            await self._inference.warm_up(height, width)
+        finally:
+            done.set()
+            await busy
+        self._overrun.rehearsed()
 
     @property
     def depth(self) -> int:
@@ -201,7 +223,7 @@ class Batcher:
     def _check_alone(self, ticket: Ticket, outlook: Outlook) -> None:
         if ticket.deadline is None:
             return
-        needed = outlook.curve.seconds[1] + ticket.camera.finish.value
+        needed = outlook.curve.alone + ticket.camera.finish.value
         if ticket.deadline - outlook.now > needed:
             self._budget.observe(ticket.deadline - outlook.now - ticket.camera.finish.value)
             return
@@ -263,7 +285,7 @@ class Batcher:
         """When a frame becomes hopeless."""
         if ticket.deadline is None:
             return outlook.now + _GLANCE_S
-        return ticket.deadline - (0.0 if ticket.probe else outlook.curve.seconds[1] + ticket.camera.finish.value)
+        return ticket.deadline - (0.0 if ticket.probe else outlook.curve.alone + ticket.camera.finish.value)
 
     def _expire(self, outlook: Outlook) -> bool:
         """Give up the frames whose deadline cannot be met any more; whether there were any."""

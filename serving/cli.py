@@ -1,14 +1,12 @@
-"""The commands ``serve``, ``inspect`` and ``info``."""
+"""The commands ``serve`` and ``inspect``."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +15,11 @@ from click.core import ParameterSource
 
 from serving import memory
 from serving.logs import LogFormat, set_up_serving_logs
+from serving.recording_options import audit_options, audit_settings
 from serving.settings import DriftMode, ServerSettings, is_loopback, parse_stations
 from serving.tuned import read_tuned
-from vision.bundle import Bundle, load_bundle
-from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, plain, say
-from vision.drift.reference import bundle_reference
+from vision.bundle import load_bundle
+from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, say
 from vision.engine import PRECISIONS
 from vision.errors import SettingsError
 
@@ -132,6 +130,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
 @click.option("--override-token-file", type=_FILE, help="Holds the token that `defectlens override` has to know.")
+@audit_options
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
@@ -161,12 +160,17 @@ def serve(
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
       defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052 --station press-3=left,right \\
         --station-log stations.jsonl --override-token-file token
+      defectlens serve --bundle bundles/parts --audit audit
     """
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
         options |= _tuned_options(context, tuned, bundles[0])
     settings = ServerSettings(
-        bundle=bundles[0], further_bundles=bundles[1:], stations=parse_stations(stations), **options
+        bundle=bundles[0],
+        further_bundles=bundles[1:],
+        stations=parse_stations(stations),
+        audit=audit_settings(options),
+        **options,
     )
     if settings.admin is not None and not is_loopback(settings.admin):
         say(f"warning: whoever reaches {settings.admin} can change the models; there is no authentication")
@@ -317,69 +321,6 @@ def inspect(
     finish(figures, as_json=as_json)
     if tally.errors or tally.broken is not None or cut_short:
         raise SystemExit(EXIT_FAILURE)
-
-
-@click.command()
-@click.option("--bundle", type=_FOLDER, help="Folder that `defectlens export` wrote.")
-@click.option("--server", metavar="ADDR", help="HOST:PORT or unix:/PATH of a running server, instead of a folder.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON line.")
-@exits_cleanly
-def info(bundle: Path | None, server: str | None, as_json: bool) -> None:
-    """Show what a bundle is and what it can do, and refuse a damaged one; or what a server serves, and how.
-
-    \b
-    Example:
-      defectlens info --bundle bundles/parts
-      defectlens info --server 127.0.0.1:50051
-    """
-    if (bundle is None) == (server is None):
-        raise SettingsError("take either --bundle FOLDER or --server ADDR")
-    facts = plain(_facts(load_bundle(bundle)) if bundle is not None else _served_facts(str(server)))
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
-        return
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            click.echo(f"{key}:")
-            for name, item in value.items():
-                click.echo(f"  {name}: {item}")
-        else:
-            click.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
-
-
-def _facts(bundle: Bundle) -> dict[str, Any]:
-    manifest, reference = bundle.manifest, bundle_reference(bundle)
-    return {
-        "name": manifest.name,
-        "version": manifest.version,
-        "created": manifest.created,
-        "bundle_digest": bundle.digest,
-        "model_digest": manifest.model_digest,
-        "input": asdict(manifest.input),
-        "classes": manifest.classes,
-        "good_class": manifest.good_class,
-        "anomaly_score": manifest.has_anomaly_score,
-        "operating_point": asdict(manifest.operating_point),
-        "precisions": bundle.precisions,
-        "check_frames": bundle.has_check_frames,
-        "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
-        "calibration_images": len(manifest.calibration_scores),
-        "explanations": None if manifest.explanations is None else asdict(manifest.explanations),
-        "metrics": manifest.metrics,
-        "parity": manifest.parity,
-        "provenance": manifest.provenance,
-        "files": {name: entry.bytes for name, entry in manifest.files.items()},
-    }
-
-
-def _served_facts(address: str) -> dict[str, Any]:
-    from serving.client import InspectionClient
-
-    with InspectionClient(address) as client:
-        facts = asdict(client.get_model(timeout_s=10.0))
-    for name in ("metrics", "parity", "provenance"):
-        facts[name] = json.loads(facts.pop(f"{name}_json"))
-    return facts
 
 
 @contextmanager

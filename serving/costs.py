@@ -30,6 +30,8 @@ _BATCH_S = 0.0002
 # half, or a machine that stutters would let nobody in.
 _MARGIN = 3.0
 _MOST_MARGIN = 0.5
+# Promises begin with this margin where costs are those of a rehearsal.
+_FIRST_OVERRUN = 0.5
 # In doublings: far beyond any deadline, and far below what overflows.
 _LONG = 100.0
 # For how long a curve may be used again while nothing new is measured.
@@ -138,6 +140,10 @@ class Overrun:
     def __init__(self) -> None:
         self.value = 0.0
 
+    def rehearsed(self) -> None:
+        """Begin with a margin: costs were measured, but not beside the work that is to come."""
+        self.value = _FIRST_OVERRUN
+
     def observe(self, promised_s: float, budget_s: float, *, lost: bool) -> None:
         """What became of a frame that was to be answered after ``promised_s``, and had to be after ``budget_s``."""
         if lost:
@@ -153,11 +159,18 @@ class Curve:
     seconds: tuple[float, ...]
     spread: float
     """How far measurements lie from the estimate on the average, as a share of it."""
+    at_rest: float = 0.0
+    """What one frame takes on a machine that does nothing else, if that is known."""
     best: int = field(init=False)
     """The size to work off many frames with."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "best", self.choose(len(self.seconds) - 1))
+
+    @property
+    def alone(self) -> float:
+        """What one frame takes if it comes next and all goes well; no frame that could make it is called hopeless."""
+        return min(self.at_rest or inf, self.seconds[1])
 
     @property
     def margin(self) -> float:
@@ -169,7 +182,7 @@ class Curve:
         if limit_s == inf:
             return self
         most = max((size for size in range(2, len(self.seconds)) if self.seconds[size] <= limit_s), default=1)
-        return self if most == len(self.seconds) - 1 else Curve(self.seconds[: most + 1], self.spread)
+        return self if most == len(self.seconds) - 1 else Curve(self.seconds[: most + 1], self.spread, self.at_rest)
 
     def choose(self, most: int) -> int:
         """The batch size <= ``most`` with the least time a frame; of equals the smallest. ``most`` if none is known."""
@@ -206,6 +219,7 @@ class CostModel:
         self._clock = clock
         self._sizes: dict[int, Duration] = {}
         self._spread = Duration(clock)
+        self._alone = Duration(clock)
         self._curve: tuple[float, Curve] | None = None
 
     @property
@@ -219,6 +233,11 @@ class CostModel:
         """Seconds since anything was measured."""
         return min((duration.age for duration in self._sizes.values()), default=0.0)
 
+    def observe_at_rest(self, seconds: float) -> None:
+        """Take in an inference of one frame with nothing beside it; the curve is of a busy machine."""
+        self._alone.observe(seconds)
+        self._curve = None
+
     def observe(self, size: int, seconds: float) -> None:
         """Take in one inference of ``size`` frames."""
         if size not in self._sizes:
@@ -226,6 +245,8 @@ class CostModel:
         elif (expected := self._sizes[size].value) > 0:
             self._spread.observe(abs(seconds / expected - 1.0))
         self._sizes[size].observe(seconds)
+        if size == 1:
+            self._alone.observe(seconds)
         self._curve = None
 
     def curve(self) -> Curve:
@@ -234,7 +255,7 @@ class CostModel:
         if self._curve is None or abs(now - self._curve[0]) > _CURVE_S:
             known = sorted((size, duration.value) for size, duration in self._sizes.items())
             seconds = (0.0, *(_between(known, size) for size in range(1, self._max_batch + 1)))
-            self._curve = now, Curve(seconds, self._spread.value)
+            self._curve = now, Curve(seconds, self._spread.value, self._alone.value)
         return self._curve[1]
 
 

@@ -146,6 +146,7 @@ def _thresholds(
     if found is None or point.basis is None:
         raise SettingsError("no thresholds follow from these scores")
     notes.append(f"Asked for: {point.basis.promise}. This would rest on {point.basis.basis}, {point.basis.method}.")
+    notes += point.basis.notes  # such as class thresholds that were raised to make room
     notes.append(
         "The thresholds were chosen on the very scores that they are measured on here, so that their rates look better "
         "than they are. If these are test images, choosing by them spoils them as a measure; `defectlens calibrate` "

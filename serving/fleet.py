@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Fleet:
     def __init__(self, settings: ServerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.models: dict[str, Model] = {}
+        self.loaded: Callable[[Path], Awaitable[None]] | None = None
+        """Awaited with every bundle's folder before it may answer; an error refuses the bundle."""
         self.refused: deque[tuple[Path, str]] = deque(maxlen=_REFUSED_KEPT)
         self._settings = settings
         self._changing = asyncio.Lock()
@@ -202,6 +204,8 @@ class Fleet:
 
     async def _load(self, folder: Path) -> Served:
         try:
+            if self.loaded is not None:
+                await self.loaded(folder)
             return await load(folder, self._settings, self.clock, self._opener)
         except DefectLensError as error:
             self.refused.append((folder, str(error)))

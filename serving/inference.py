@@ -43,13 +43,20 @@ class Inference:
     async def warm_up(self, height: int, width: int) -> None:
         """Run every bucket of batch sizes on grey frames, so that no camera pays for first times or for a guess."""
         for size in self.costs.buckets:
-            frames = np.full((size, height, width, 3), 128, np.uint8)
-            times = []
-            for _ in range(_WARM_UP_RUNS):
-                start = self._clock()
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._run, frames)
-                times.append(self._clock() - start)
-            self.costs.observe(size, min(times))
+            self.costs.observe(size, await self._time(size, height, width))
+
+    async def rest(self, height: int, width: int) -> None:
+        """Measure what a frame takes that has the machine to itself; before ``warm_up``, if that is not so then."""
+        self.costs.observe_at_rest(await self._time(1, height, width))
+
+    async def _time(self, size: int, height: int, width: int) -> float:
+        frames = np.full((size, height, width, 3), 128, np.uint8)
+        times = []
+        for _ in range(_WARM_UP_RUNS):
+            start = self._clock()
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._run, frames)
+            times.append(self._clock() - start)
+        return min(times)
 
     @property
     def is_busy(self) -> bool:

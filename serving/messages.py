@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -130,6 +130,11 @@ class FrameRequest:
     def __post_init__(self) -> None:
         if not 0 <= self.timeout_ms < 2**32:
             raise SettingsError(f"timeout_ms must be in 0..4294967295; got {self.timeout_ms}")
+
+
+def with_regions(request: FrameRequest) -> FrameRequest:
+    """The same request, asking for regions too."""
+    return request if request.outputs.regions else replace(request, outputs=replace(request.outputs, regions=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _admin = click.option("--admin", required=True, metavar="ADDR", help="HOST:PORT that the server got as --admin.")
 _folder = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 _name = click.argument("name")
+_by = click.option("--by", default=getpass.getuser, help="Who changes it, for the audit trail. Default: the user.")
+_reason = click.option("--reason", default="", help="Why, for the audit trail.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,9 +62,11 @@ def list_models(admin: str, as_json: bool) -> None:
 @models.command()
 @_folder
 @_admin
+@_by
+@_reason
 @json_option
 @exits_cleanly
-def load(folder: Path, admin: str, as_json: bool) -> None:
+def load(folder: Path, admin: str, by: str, reason: str, as_json: bool) -> None:
     """Load a bundle; it takes over from the version of its name. A bad one changes nothing.
 
     \b
@@ -69,16 +74,18 @@ def load(folder: Path, admin: str, as_json: bool) -> None:
       defectlens models load bundles/parts-2 --admin 127.0.0.1:50052
     """
     with _connect(admin) as client:
-        _done(client.load(folder.resolve()), as_json=as_json)
+        _done(client.load(folder.resolve(), by=by, reason=reason), as_json=as_json)
 
 
 @models.command()
 @_folder
 @_admin
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Of frames.")
+@_by
+@_reason
 @json_option
 @exits_cleanly
-def shadow(folder: Path, admin: str, share: float, as_json: bool) -> None:
+def shadow(folder: Path, admin: str, share: float, by: str, reason: str, as_json: bool) -> None:
     """Load a bundle as a candidate: it sees a share of the frames and is never heard.
 
     \b
@@ -86,15 +93,17 @@ def shadow(folder: Path, admin: str, share: float, as_json: bool) -> None:
       defectlens models shadow bundles/parts-2 --share 0.2 --admin 127.0.0.1:50052
     """
     with _connect(admin) as client:
-        _done(client.shadow(folder.resolve(), share), as_json=as_json)
+        _done(client.shadow(folder.resolve(), share, by=by, reason=reason), as_json=as_json)
 
 
 @models.command()
 @_name
 @_admin
+@_by
+@_reason
 @json_option
 @exits_cleanly
-def promote(name: str, admin: str, as_json: bool) -> None:
+def promote(name: str, admin: str, by: str, reason: str, as_json: bool) -> None:
     """Let the candidate take over.
 
     \b
@@ -102,15 +111,17 @@ def promote(name: str, admin: str, as_json: bool) -> None:
       defectlens models promote parts --admin 127.0.0.1:50052
     """
     with _connect(admin) as client:
-        _done(client.promote(name), as_json=as_json)
+        _done(client.promote(name, by=by, reason=reason), as_json=as_json)
 
 
 @models.command()
 @_name
 @_admin
+@_by
+@_reason
 @json_option
 @exits_cleanly
-def rollback(name: str, admin: str, as_json: bool) -> None:
+def rollback(name: str, admin: str, by: str, reason: str, as_json: bool) -> None:
     """Let the version before take over again.
 
     \b
@@ -118,15 +129,17 @@ def rollback(name: str, admin: str, as_json: bool) -> None:
       defectlens models rollback parts --admin 127.0.0.1:50052
     """
     with _connect(admin) as client:
-        _done(client.rollback(name), as_json=as_json)
+        _done(client.rollback(name, by=by, reason=reason), as_json=as_json)
 
 
 @models.command()
 @_name
 @_admin
+@_by
+@_reason
 @json_option
 @exits_cleanly
-def withdraw(name: str, admin: str, as_json: bool) -> None:
+def withdraw(name: str, admin: str, by: str, reason: str, as_json: bool) -> None:
     """Take the candidate away.
 
     \b
@@ -134,7 +147,7 @@ def withdraw(name: str, admin: str, as_json: bool) -> None:
       defectlens models withdraw parts --admin 127.0.0.1:50052
     """
     with _connect(admin) as client:
-        _done(client.withdraw(name), as_json=as_json)
+        _done(client.withdraw(name, by=by, reason=reason), as_json=as_json)
 
 
 @models.command()

@@ -11,6 +11,7 @@ from serving.batcher import Batcher
 from serving.drift import DriftWatch
 from serving.messages import FrameRequest, Timings
 from serving.priority import workers
+from serving.rehearsal import decoding
 from serving.settings import ServerSettings
 from serving.stages import (
     EncodedMaps,
@@ -88,7 +89,8 @@ class Pipeline:
 
     async def start(self) -> None:
         """Measure what an inference takes; to be awaited before the first frame."""
-        await self._batcher.warm_up(self._manifest.input.height, self._manifest.input.width)
+        size = self._manifest.input
+        await self._batcher.warm_up(size.height, size.width, decoding(self._manifest))
 
     @property
     def queue_depth(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from serving.admin import admin_server
 from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
+from serving.recording_options import SERVER
 from serving.servicer import InspectionServicer
 from serving.settings import ServerSettings, socket_path
 from serving.shared_frames import SharedFrames
@@ -29,10 +31,11 @@ from serving.stations import Stations
 from serving.status import FALLBACK_KEY, PROVIDER_KEY
 from serving.telemetry import Telemetry
 from serving.watching import Watcher
-from vision.errors import SettingsError
+from vision.errors import DefectLensError, SettingsError
 
 if TYPE_CHECKING:
     from serving.metrics import MetricsServer
+    from serving.recording import Recording
     from serving.tracing import Tracing
 
 STATION = "station/"
@@ -64,6 +67,7 @@ class InspectionServer:
         self._stopping: asyncio.Task[None] | None = None
         self._admin: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.recording: Recording | None = None
         self._telling: set[asyncio.Future[None]] = set()
         self.admin_address: str | None = None
 
@@ -85,6 +89,8 @@ class InspectionServer:
             await self._open()
         except BaseException:
             await self.fleet.close()
+            if self.recording is not None:
+                await asyncio.to_thread(self.recording.close)
             raise
 
     @property
@@ -94,10 +100,16 @@ class InspectionServer:
 
     async def _open(self) -> None:
         settings = self._settings
+        await self._open_audit()
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
+        if self.recording is not None:
+            models = [asdict(info.model) for info in self.fleet.served]
+            await self.recording.act("start", SERVER, details={"models": models, "mode": self.recording.mode})
         self.telemetry.queue_depth = lambda: self.fleet.queue_depth
-        self._servicer = InspectionServicer(self.fleet, self.telemetry, self.shared_frames, self.stations)
+        self._servicer = InspectionServicer(
+            self.fleet, self.telemetry, self.shared_frames, self.stations, self.recording
+        )
         self._health = _ProviderHealth(self.info)
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_calls)
         self.address = self._listen()
@@ -156,12 +168,35 @@ class InspectionServer:
         if self._admin is not None:
             await self._admin.stop(_LAST_CALLS_S)
         await self.fleet.close()
+        await self._close_audit()
         if self._socket is not None:
             remove_socket(*self._socket)
         await asyncio.to_thread(self._stop_watching)
         for problem in self.telemetry.problems:
             _log.error(Event("accounting_broken", problem=problem))
         _log.info(Event("stopped", **self.telemetry.summary()))
+
+    async def _open_audit(self) -> None:
+        settings = self._settings.audit
+        if settings is None:
+            return
+        from serving.recording import Recording
+
+        self.recording = await asyncio.to_thread(Recording.open, settings, self._clock)
+        self.fleet.loaded = self.recording.keep_bundle
+        _log.info(Event("audit", store=self.recording.place, mode=settings.mode))
+
+    async def _close_audit(self) -> None:
+        """Sign the end of the chain, after the last answer."""
+        if self.recording is None:
+            return
+        try:
+            await self.recording.act("stop", SERVER, details=self.telemetry.figures())
+        except DefectLensError as error:
+            _log.error(Event("audit_fails", reason=str(error)))
+        await asyncio.to_thread(self.recording.close)
+        counts = self.recording.counts()
+        _log.info(Event("audit_closed", recorded=counts.recorded, failed=counts.failed, dropped=counts.dropped))
 
     def _listen(self) -> str:
         path = socket_path(self._settings.address)
@@ -202,7 +237,7 @@ class InspectionServer:
     async def _open_admin(self) -> None:
         settings = self._settings
         if settings.admin is not None:
-            self._admin = admin_server(self.fleet, self.stations, settings.max_request_bytes)
+            self._admin = admin_server(self.fleet, self.stations, settings.max_request_bytes, self.recording)
             self.admin_address = _bind(self._admin, settings.admin)
             await self._admin.start()
             _log.info(Event("admin_ready", address=self.admin_address))

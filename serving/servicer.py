@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
@@ -15,15 +16,19 @@ from serving import wire
 from serving.drift import with_drift
 from serving.fleet import Fleet
 from serving.live import ServerStatus
+from serving.messages import FrameRequest, ModelInfo, with_regions
 from serving.pipeline import Newest
 from serving.shared_frames import SharedFrames
 from serving.stations import Stations
-from serving.status import abort
+from serving.status import abort, status_of
 from serving.streams import Shares, answer_stream
 from serving.telemetry import Telemetry
 from serving.wire_reply import error_to_proto, reply_to_proto
 from serving.wire_status import status_to_proto
 from vision.errors import DefectLensError, SettingsError, ShuttingDownError
+
+if TYPE_CHECKING:  # loads the audit store, which a server without one need not
+    from serving.recording import Recording
 
 # Cameras of one stream that may ask for something of their own.
 _MOST_CAMERAS = 256
@@ -41,15 +46,32 @@ class _Caller:
     live: dict[str, Newest] | None = None
 
 
+@dataclass(slots=True)
+class _Frame:
+    """What is known about a frame so far, for the record of its answer."""
+
+    received_ns: int
+    request: FrameRequest | None = None
+    info: ModelInfo | None = None
+
+
 class InspectionServicer(pb_grpc.InspectionServiceServicer):
     """A fleet over gRPC. Once ``draining`` is set, streams end when the frames that they read are answered."""
 
-    def __init__(self, fleet: Fleet, telemetry: Telemetry, shared: SharedFrames, stations: Stations) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        telemetry: Telemetry,
+        shared: SharedFrames,
+        stations: Stations,
+        recording: Recording | None = None,
+    ) -> None:
         self.draining = asyncio.Event()
         self._fleet = fleet
         self._telemetry = telemetry
         self._shared = shared
         self._stations = stations
+        self._recording = recording
         limits = fleet.default.info.limits
         self._shares = Shares(limits.max_stream_frames, limits.max_queue)
         self._open_calls = 0
@@ -127,29 +149,51 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
     async def _answer(self, message: pb.InspectRequest, caller: _Caller) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""
         message.request_id = message.request_id or uuid.uuid4().hex
+        frame = _Frame(time.time_ns())
         try:
             with self._telemetry.frame(message.request_id, message.camera_id, caller.trace) as record:
-                request = record.request = wire.request_from_proto(message, self._shared.view)
+                request = record.request = frame.request = wire.request_from_proto(message, self._shared.view)
                 self._stations.admit(request.station, request.camera_id)
                 served = self._fleet.choose(request.model, request.model_version)
+                frame.info = served.info
+                deadline = self._until(request, caller)
                 newest = None if caller.live is None else _newest(message, caller.live)
                 result = await served.pipeline.inspect(
-                    request,
+                    request if self._recording is None else with_regions(request),
                     camera=request.camera_id or caller.peer,
-                    deadline=caller.deadline,
+                    deadline=deadline,
                     accepted=caller.live is not None,
                     newest=newest,
                 )
                 reply = reply_to_proto(result, request, served.info, message.request_id)
+                if self._recording is not None:
+                    await self._recording.answered(
+                        request, message.request_id, frame.received_ns, served.info, result, deadline
+                    )
                 record.result = result
                 await self._fleet.observe(served, request, message.request_id, result.inspection)
                 return reply
-        except DefectLensError:
+        except DefectLensError as error:
+            await self._record_failure(frame, message.request_id, error)
             raise
         except Exception as error:
-            raise DefectLensError(
+            told = DefectLensError(
                 f"the server met an unexpected error; its log has the details under request id {message.request_id}"
-            ) from error
+            )
+            await self._record_failure(frame, message.request_id, told)
+            raise told from error
+
+    async def _record_failure(self, frame: _Frame, request_id: str, error: DefectLensError) -> None:
+        if self._recording is not None:
+            code = pb.ErrorCode.Name(status_of(error).code)
+            await self._recording.failed(frame.request, request_id, frame.received_ns, frame.info, error, code)
+
+    def _until(self, request: FrameRequest, caller: _Caller) -> float | None:
+        """The frame's deadline: its call's, or its own if that is earlier."""
+        if not request.timeout_ms:
+            return caller.deadline
+        own = self._fleet.clock() + request.timeout_ms / 1000.0
+        return own if caller.deadline is None else min(own, caller.deadline)
 
     def _deadline(self, context: Any) -> float | None:
         remaining_s: float | None = context.time_remaining()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from serving.recording_options import AuditSettings
 from vision.drift.rules import FRAMES_PER_ALARM
 from vision.engine import EngineOptions, Precision, Provider, check_choice
 from vision.errors import SettingsError
@@ -60,6 +61,7 @@ class ServerSettings:
         stations: names of stations, each with the cameras that belong to it.
         station_log: file that checks and overrides of stations are written to.
         override_token_file: file with the token of those who may override a failed check.
+        audit: where answers are recorded, and how; None records none.
     """
 
     bundle: Path
@@ -89,6 +91,7 @@ class ServerSettings:
     stations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     station_log: Path | None = None
     override_token_file: Path | None = None
+    audit: AuditSettings | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}

@@ -98,7 +98,7 @@ def forget(camera: str, admin: str) -> None:
     from serving.admin_client import AdminClient
 
     with AdminClient(admin) as client:
-        count = client.forget_camera(camera)
+        count = client.forget_camera(camera, by=getpass.getuser())
     say(f"camera {camera} is forgotten" if count else f"nothing is known of a camera {camera!r}")
     if not count:
         raise SystemExit(EXIT_FAILURE)

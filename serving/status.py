@@ -59,6 +59,7 @@ TABLE: dict[type[errors.DefectLensError], Status] = {
     errors.UnreachableError: Status(grpc.StatusCode.UNAVAILABLE, pb.UNREACHABLE),
     errors.ProviderError: Status(_PRECONDITION, pb.PROVIDER_UNAVAILABLE),
     errors.ParityError: Status(_PRECONDITION, pb.PARITY_BROKEN),
+    errors.AuditError: Status(grpc.StatusCode.UNAVAILABLE, pb.AUDIT_FAILED),
     errors.TrainingError: Status(grpc.StatusCode.INTERNAL, pb.TRAINING_FAILED),
 }
 _BY_CODE = {status.code: kind for kind, status in TABLE.items()}

@@ -60,10 +60,11 @@ class Result:
         return 1000.0 / self.ms[self.batch]
 
 
-def candidates(bundle: Bundle, cores: int) -> list[Candidate]:
+def candidates(bundle: Bundle, cores: int, *, tensorrt: bool = False) -> list[Candidate]:
     """Everything that is installed and that the bundle has a model for, plain ones first.
 
-    TensorRT is left out: building it takes minutes, and it is for those who ask for it.
+    Args:
+        tensorrt: try it too; building its engines takes minutes.
     """
     threads = sorted({1, max(1, cores // 2), cores})
     providers: list[Provider] = ["cpu"]
@@ -71,13 +72,15 @@ def candidates(bundle: Bundle, cores: int) -> list[Candidate]:
         providers.append("openvino")
     if Path("/dev/nvidiactl").exists():
         providers.append("cuda")
+    if tensorrt:
+        providers.append("tensorrt")
     return [
         Candidate(provider, precision, count)
         for provider in providers
         for precision in PRECISIONS[provider]
         if (precision in bundle.precisions or not needs_file(provider, precision))
         and (precision == "fp32" or bundle.has_check_frames)
-        for count in ((0,) if provider == "cuda" else threads)
+        for count in ((0,) if provider in ("cuda", "tensorrt") else threads)
     ]
 
 
@@ -157,9 +160,10 @@ def choose(results: list[Result]) -> tuple[Result, str]:
     help="File for `serve --tuned`. Default: BUNDLE.tuned.json beside the bundle.",
 )
 @click.option("--seconds", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Time to spend, about.")
+@click.option("--tensorrt", is_flag=True, help="Try TensorRT too; building its engines takes minutes.")
 @json_option
 @exits_cleanly
-def tune(folder: Path, out: Path | None, seconds: float, as_json: bool) -> None:
+def tune(folder: Path, out: Path | None, seconds: float, tensorrt: bool, as_json: bool) -> None:
     """Measure engines, precisions, threads and batch sizes on this very machine; write the best settings.
 
     What is installed is tried with the bundle's own frames, in turns. An engine that fails the parity gate is not
@@ -175,7 +179,7 @@ def tune(folder: Path, out: Path | None, seconds: float, as_json: bool) -> None:
     out = out or place.with_name(place.name + ".tuned.json")
     if not bundle.has_check_frames:
         say("the bundle has no check frames (an earlier version made it): only fp32 is tried")
-    results = measure(bundle, candidates(bundle, usable_cores()), seconds)
+    results = measure(bundle, candidates(bundle, usable_cores(), tensorrt=tensorrt), seconds)
     chosen, why = choose(results)
     console.print(_table(results, chosen))
     refused = {(one.candidate.provider, one.candidate.precision): one.gate for one in results if one.gate}

@@ -159,19 +159,21 @@ class Outlook:
 
     def soonest(self, ticket: Ticket) -> float:
         """When a frame could be answered if it came next and rode alone."""
-        return self.engine_free + self.curve.seconds[1] + ticket.camera.finish.value
+        return self.engine_free + self.curve.alone + ticket.camera.finish.value
 
     def answers(self, tickets: Sequence[Ticket], newcomer: Ticket | None = None) -> Iterator[tuple[Ticket, float]]:
         """Each frame and the time of its answer; of the newcomer, if others fill up the batch that it rides in."""
         preparing_s = 0.0
         for index, ticket in enumerate(tickets):
             infer_s = self.curve.clear(index + 1) if ticket is not newcomer else self.curve.clear_with_others(index)
+            if len(tickets) == 1:
+                infer_s = self.curve.alone
             inferred = self.engine_free + infer_s
             if ticket.state is not State.READY:
                 preparing_s += ticket.camera.prepare.value
                 # Side by side, but no frame faster than itself.
                 ready = self.now + max(preparing_s / self.threads, ticket.camera.prepare.value)
-                inferred = max(inferred, ready + self.curve.seconds[1])
+                inferred = max(inferred, ready + self.curve.alone)
             yield ticket, inferred + ticket.camera.finish.value
 
     def late(self, tickets: Sequence[Ticket], newcomer: Ticket | None = None) -> tuple[int, float] | None:

@@ -85,6 +85,7 @@ def _basis_to_proto(basis: Evidence) -> pb.Basis:
         assumption=basis.assumption,
         measured=measured,
         figures=basis.figures,
+        class_policy=basis.class_policy,
         notes=basis.notes,
     )
 
@@ -108,5 +109,6 @@ def _basis_from_proto(message: pb.Basis) -> Evidence:
             name: Rate(int(rate.hits), int(rate.of), rate.low, rate.high) for name, rate in message.measured.items()
         },
         figures=dict(message.figures),
+        class_policy=dict(message.class_policy),
         notes=tuple(message.notes),
     )

@@ -50,7 +50,7 @@ EXPLAINED = Explanations(
 )
 CLASS_POLICY: dict[str, Any] = {"class_thresholds": {"bright": 0.9, "dark": 0.9}, "unknown_below": 0.5}
 CLASS_CALIBRATION = ClassCalibration(
-    "temperature", (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), 60, {"good": 0.5, "bright": 0.25, "dark": 0.25}, "made up"
+    "temperature", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), 60, {"good": 0.5, "bright": 0.25, "dark": 0.25}, "made up"
 )
 NO_ANOMALY_POINT = OperatingPoint(None, None, None, class_threshold=0.6, evidence="made up")
 

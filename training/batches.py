@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from training.augment import Augmentation
-from training.data import Sample, read_frame, read_mask
+from training.data import Sample, read_frame
+from training.masks import mask_at_input
 from training.options import Recipe
 from training.synthesis import add_defect
 from vision.model.config import ModelConfig
@@ -88,18 +86,7 @@ class FrameStore:
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.samples[index]
         frame = to_model_input(read_frame(sample.path, self._spec.white_level), self._spec)
-        return frame, self._read_mask(sample.mask)
-
-    def _read_mask(self, path: Path | None) -> NDArray[np.uint8]:
-        size = (self._spec.width, self._spec.height)
-        if path is None:
-            return np.zeros(size[::-1], np.uint8)
-        mask = read_mask(path).astype(np.float32)
-        # Area averaging with a low cut keeps defects of a few pixels, which nearest-neighbour sampling would lose.
-        small = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-        return (
-            (small >= min(0.5, float(small.max()))).astype(np.uint8) if mask.any() else np.zeros(size[::-1], np.uint8)
-        )
+        return frame, mask_at_input(sample.mask, self._spec)
 
 
 def good_places(stores: Sequence[FrameStore], good: str | None) -> list[tuple[FrameStore, int]]:
@@ -190,13 +177,6 @@ class TrainingFrames(Dataset[Batch]):
             defect_class=torch.tensor([-1]),
             clean_row=torch.tensor([-1]),
         )
-
-
-def masks_at(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks ``[N, H, W]`` (0 or 1) on a map's grid ``[N, *size]``: a cell counts where half of it is defective."""
-    cells = F.adaptive_avg_pool2d(torch.from_numpy(masks).float()[:, None], size)[:, 0]
-    covered: NDArray[np.bool_] = (cells >= 0.5).numpy()
-    return covered
 
 
 def _shrink(mask: NDArray[np.uint8]) -> Tensor:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.batches import FrameStore, masks_at
+from training.batches import FrameStore
 from training.default_point import class_policy, default_point, fit_probabilities
+from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect
@@ -135,7 +136,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
             is_defect = sample.label != detector.config.good_class
             truth = None
             if sample.mask is not None or not is_defect:
-                truth = masks_at(store[index][1][None], size)[0]
+                truth = mask_on_grid(store[index][1], size)
             yield _Row(
                 is_defect,
                 outputs.class_logits[row].float().cpu().numpy(),

@@ -183,7 +183,7 @@ def describe(point: OperatingPoint) -> list[str]:
     basis = point.basis
     if basis is None:
         return lines
-    lines.append(point.evidence)
+    lines += basis.lines()
     lines.append("on the calibration images themselves (95 % intervals, no promise):")
     for name, rate in basis.measured.items():
         if rate.of:

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.calibration_data import CalibrationData
-from training.data import Sample, read_mask
+from training.data import Sample
 from training.layout import GOOD
+from training.masks import mask_at_input, mask_on_grid
 from training.predictor import EnginePredictor
 from vision.bundle import MANIFEST, Bundle, load_bundle, new_bundle, write_manifest
-from vision.calibration.choose import CLEARLY, About, Asked, Classes, choose_point
+from vision.calibration.choose import CLEARLY, About, Asked, Classes, check_enough, choose_point
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import (
@@ -88,6 +88,7 @@ def calibrate_bundle(
             f"{bundle.path} never saw a good part: it has no anomaly score that a threshold could be put on, and can "
             "never pass a part; train it with good images too"
         )
+    check_enough(asked, np.array([one.label != GOOD for one in data.samples]), data.lots)
     bundle.replay_golden(engine)
     answers = run(engine, manifest, data.samples, with_maps=wishes.pixel_threshold == "best")
     probabilities, fitting = _probabilities(manifest, data, answers.logits, wishes)
@@ -118,7 +119,7 @@ def run(engine: Engine, manifest: Manifest, samples: tuple[Sample, ...], *, with
         scores.append(one.anomaly_score)
         if with_maps and one.anomaly_map is not None and (sample.mask is not None or not sample.is_defect):
             maps.append(one.anomaly_map)
-            truths.append(_truth(sample, one.anomaly_map.shape))
+            truths.append(mask_on_grid(mask_at_input(sample.mask, manifest.input), one.anomaly_map.shape))
     return Answers(np.stack(logits), np.array(scores, np.float32), maps, truths)
 
 
@@ -137,14 +138,6 @@ def next_version(version: str) -> str:
     if match is None:
         return f"{version}.1"
     return f"{version[: match.start()]}{int(match.group(1)) + 1}{match.group(2)}"
-
-
-def _truth(sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The mask on the map's grid: a cell counts where half of it is defective."""
-    if sample.mask is None:
-        return np.zeros(size, np.bool_)
-    mask = read_mask(sample.mask).astype(np.float32)
-    return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) >= 0.5)
 
 
 def _probabilities(
@@ -199,7 +192,11 @@ def _number(text: str) -> int:
 
 
 def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wishes: Wishes) -> Classes:
-    """Given thresholds before the bundle's own, and those before the usual ones; none without probabilities."""
+    """Given thresholds before the bundle's own, and those before the usual ones; none without probabilities.
+
+    Of the bundle's own, as they stood before good images had raised them: on the same images they would otherwise be
+    chosen by these, and the bound would not hold any more.
+    """
     given = wishes.class_thresholds
     if probabilities is None:
         if given:
@@ -216,7 +213,7 @@ def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wi
     kept = probabilities is manifest.class_calibration
     thresholds: dict[str, float] = {}
     if given is not None:
-        usual = point.class_thresholds if kept and point.class_thresholds else {}
+        usual = (point.class_thresholds if point.basis is None else point.basis.class_policy) if kept else {}
         thresholds = {name: usual.get(name, CLEARLY) for name in manifest.defect_classes} | dict(given)
     unknown_below = wishes.unknown_below
     if unknown_below is None:
@@ -227,13 +224,14 @@ def _class_policy(manifest: Manifest, probabilities: ClassCalibration | None, wi
 def _scored(
     manifest: Manifest, data: CalibrationData, answers: Answers, probabilities: ClassCalibration | None
 ) -> ScoredImages:
-    defects = [place for place, name in enumerate(manifest.classes) if name != manifest.good_class]
     return ScoredImages(
         names=tuple(f"{sample.path.parent.name}/{sample.path.name}" for sample in data.samples),
         scores=answers.scores,
         is_defect=np.array([sample.label != GOOD for sample in data.samples]),
         defect_classes=manifest.defect_classes,
-        probabilities=None if probabilities is None else probabilities.of_many(answers.logits)[:, defects],
+        probabilities=None
+        if probabilities is None
+        else probabilities.of_many(answers.logits)[:, manifest.defect_places],
         lots=data.lots,
     )
 

@@ -137,6 +137,9 @@ def check_unseen(data: CalibrationData, bundle: Bundle, *, leave_out: bool) -> C
             f"{tested} images were test images when the model was trained: figures on them are no independent measure "
             "now."
         )
+    if data.lots is not None:
+        sizes = Counter(data.lots).values()
+        say(f"{len(sizes)} lots of {min(sizes)} to {max(sizes)} images")
     for line in (*data.notes, *notes):
         say(f"note: {line}")
     return replace(data, notes=(*data.notes, *notes))
@@ -201,8 +204,6 @@ def _lots(samples: Sequence[Sample], folders: Sequence[Path], lot_pattern: str) 
             lots.append(found.group(1))
     if without:
         raise DataError(f"the lot pattern {lot_pattern!r} finds no lot in {len(without)} paths:", without[:_SHOWN])
-    sizes = Counter(lots)
-    say(f"{len(sizes)} lots of {min(sizes.values())} to {max(sizes.values())} images")
     return tuple(lots)
 
 

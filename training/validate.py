@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches import FrameStore, masks_at
+from training.batches import FrameStore
+from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect
@@ -74,8 +75,8 @@ class Validation:
             if outputs.mask_logits is not None:
                 logits = outputs.mask_logits[:, 0]
                 row["mask"] = pool(logits)
-                masks = np.stack(self._masks[start : start + _BATCH])
-                truth = torch.from_numpy(masks_at(masks, (logits.shape[-2], logits.shape[-1]))).float()
+                masks = [mask_on_grid(mask, logits.shape[1:]) for mask in self._masks[start : start + _BATCH]]
+                truth = torch.from_numpy(np.stack(masks)).float()
                 found = (logits.cpu() > 0).float()
                 row["overlap"] = (found * truth).sum(dim=(1, 2))
                 row["total"] = torch.where(

@@ -27,6 +27,7 @@
     ├── UnreachableError            no inspection server answers at the address
     ├── ProviderError               the execution provider asked for is not to be had
     ├── ParityError                 two runtimes disagree on the same pixels
+    ├── AuditError                  an answer could not be recorded, or the audit store is not as it was written
     └── TrainingError               training cannot go on (a loss that is not finite, a checkpoint of another run)
 
 Every message says what was wrong, what was got, and how to mend it.
@@ -150,6 +151,10 @@ class ProviderError(DefectLensError):
 
 class ParityError(DefectLensError):
     """Two runtimes, or a runtime and its golden frames, disagree."""
+
+
+class AuditError(DefectLensError):
+    """What has to be recorded cannot be, or the audit store cannot be read or is not as it was written."""
 
 
 class TrainingError(DefectLensError):

@@ -145,8 +145,9 @@ def evidence(saliency_map: FloatArray) -> FloatArray:
 
 
 def round_up(value: float) -> float:
-    """To 1, 2 or 5 times a power of ten: nearby values share a scale that reads easily."""
+    """To 1, 1.5, 2, 3, 5 or 7 times a power of ten: a scale that reads easily, and colours that stay bright."""
     if not value > 0.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return float(next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= value * 0.999))
+    steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
+    return float(next(step * power for step in steps if step * power >= value * 0.999))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from vision.decision import UNKNOWN, decide, softmax
+from vision.decision import UNKNOWN, ClassHit, decide, softmax
 from vision.manifest import Manifest
 from vision.types import FloatArray, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """``class_scores`` ``[C]``; ``probabilities`` ``[C]`` or None, as in ``Inspection``. ``best_defect``: the defect
-    class that is likeliest if the part is defective at all.
+    class that is likeliest if the part is defective at all. A tuple, because every frame makes one.
     """
 
     verdict: Verdict
@@ -31,30 +30,29 @@ def judge_scores(class_logits: FloatArray, anomaly_score: float | None, manifest
     """Judge one frame by its class logits ``[C]`` and anomaly score."""
     point, calibration, classes = manifest.operating_point, manifest.class_calibration, manifest.classes
     scores = softmax(class_logits)
-    shares = scores.tolist() if calibration is None else calibration.probabilities(class_logits.tolist())
-    hits: tuple[tuple[str, float], ...] = ()
-    is_unknown = False
-    if calibration is not None and manifest.good_class is not None and anomaly_score is not None:
-        is_unknown = point.is_unknown(anomaly_score, 1.0 - shares[classes.index(manifest.good_class)])
+    given = scores.tolist()
+    shares = given if calibration is None else calibration.probabilities(class_logits.tolist())
+    best = max(manifest.defect_places, key=shares.__getitem__)
+    hits: tuple[ClassHit, ...] = ()
     if point.class_thresholds:
         hits = point.class_hits(dict(zip(classes, shares, strict=True)))
-    _, best = max((share, -index) for index, share in enumerate(shares) if classes[index] != manifest.good_class)
-    verdict, reason = decide(point, anomaly_score, classes[-best], float(scores[-best]), class_hits=hits)
-    is_unknown = is_unknown and not hits and verdict is Verdict.REJECT
+    verdict, reason = decide(point, anomaly_score, classes[best], given[best], class_hits=hits)
+    is_unknown = False
+    if verdict is Verdict.REJECT and not hits and calibration is not None and anomaly_score is not None:
+        is_unknown = point.is_unknown(anomaly_score, sum(shares[place] for place in manifest.defect_places))
     if is_unknown:
         predicted, reason = UNKNOWN, f"{reason}; {UNKNOWN}: no class explains it"
     elif manifest.predicts_by_anomaly_score and anomaly_score is not None and point.image_threshold is not None:
-        is_good = anomaly_score < point.image_threshold
-        predicted = str(manifest.good_class) if is_good else classes[-best]
+        predicted = str(manifest.good_class) if anomaly_score < point.image_threshold else classes[best]
     else:
         predicted = classes[shares.index(max(shares))]
     return Judgement(
-        verdict=verdict,
-        reason=reason,
-        predicted=predicted,
-        class_scores=scores,
-        probabilities=None if calibration is None else np.array(shares, np.float32),
-        class_hits=tuple(name for name, _ in hits),
-        is_unknown=is_unknown,
-        best_defect=classes[-best],
+        verdict,
+        reason,
+        predicted,
+        scores,
+        None if calibration is None else np.array(shares, np.float32),
+        tuple(name for name, _ in hits) if hits else (),
+        is_unknown,
+        classes[best],
     )

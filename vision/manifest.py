@@ -109,6 +109,11 @@ class Manifest:
     def defect_classes(self) -> tuple[str, ...]:
         return tuple(name for name in self.classes if name != self.good_class)
 
+    @cached_property
+    def defect_places(self) -> tuple[int, ...]:
+        """Where the defect classes stand among the classes."""
+        return tuple(place for place, name in enumerate(self.classes) if name != self.good_class)
+
     @property
     def model_digest(self) -> str:
         """SHA-256 of ``model.onnx``: stays the same when only the operating point changes."""

@@ -129,6 +129,8 @@ def _map_and_scale(
     if class_name is None and inspection.anomaly_map is not None and pixel_threshold is not None:
         return inspection.anomaly_map, anomaly_scale(inspection, manifest, pixel_threshold, full_colour)
     name = class_name or inspection.predicted
+    if name not in manifest.classes:  # an unknown defect: of the classes, the likeliest
+        name = manifest.classes[int(inspection.class_scores.argmax())]
     values = evidence(inspection.saliency_map[manifest.classes.index(name)])
     return values, evidence_scale(inspection, manifest, name, full_colour)
 
@@ -199,11 +201,20 @@ def _put_header(canvas: Canvas, inspection: Inspection, manifest: Manifest) -> N
     room = canvas.shape[1] - 2 * _MARGIN
     colour = put_verdict(canvas, inspection.verdict, _MARGIN, 12, 30)
     x = put_text(canvas, inspection.verdict.name.replace("_", " "), _MARGIN + 42, 14, 0.9, colour, bold=True)
-    score = float(inspection.class_scores[manifest.classes.index(inspection.predicted)])
-    text, size = fitting(f"predicted {printable(inspection.predicted)} (class score {score:.3f})", 0.65, room - x - 12)
+    text, size = fitting(_prediction_line(inspection, manifest), 0.65, room - x - 12)
     put_text(canvas, text, x + 22, 19, size, INK)
     text, size = fitting(_score_line(inspection, manifest), 0.48, room)
     put_text(canvas, text, _MARGIN, 55, size, SOFT_INK)
+
+
+def _prediction_line(inspection: Inspection, manifest: Manifest) -> str:
+    if inspection.is_unknown:
+        return f"{printable(inspection.predicted)}: no class explains it"
+    place = manifest.classes.index(inspection.predicted)
+    sure = f"class score {float(inspection.class_scores[place]):.3f}"
+    if inspection.class_probabilities is not None:
+        sure = f"probability {float(inspection.class_probabilities[place]):.3f}"
+    return f"predicted {printable(inspection.predicted)} ({sure})"
 
 
 def _score_line(inspection: Inspection, manifest: Manifest) -> str:

@@ -192,6 +192,7 @@ def test_info_for_people_and_for_programs(bundle: Path, tmp_path: Path) -> None:
     facts = json.loads(run("info", "--bundle", bundle, "--json").stdout)
     assert facts["operating_point"]["image_threshold"] == 0.3
     assert facts["metrics"] == {"image_auroc": 1.0}
+    assert "promise: 99 made-up good parts" in result.stdout
     plain = run("info", "--bundle", make_bundle(tmp_path / "na", anomaly=False))
     assert "anomaly_score: False" in plain.stdout
     refused = run("info", "--bundle", tmp_path)

@@ -113,3 +113,32 @@ def test_frames_with_plenty_of_time_say_nothing_about_promises() -> None:
 def test_what_a_batch_costs_beside_its_frames_counts_where_an_inference_costs_next_to_nothing() -> None:
     assert Curve((0.0, 0.0001, 0.0002, 0.0003, 0.0004), 0.0).best == 4
     assert Curve((0.0, 0.010, 0.020, 0.030, 0.040), 0.0).best == 1
+
+
+def test_a_frame_with_the_machine_to_itself_is_not_measured_by_a_busy_one() -> None:
+    clock = Clock()
+    costs = CostModel(4, clock)
+    costs.observe_at_rest(0.010)
+    for size in costs.buckets:
+        costs.observe(size, 0.020 * size)
+    assert costs.curve().alone == pytest.approx(0.010)
+    assert costs.curve().seconds[1] == pytest.approx(0.020)
+    assert costs.curve().within(0.05).alone == pytest.approx(0.010)
+
+
+def test_what_is_measured_later_counts_for_a_frame_alone_too() -> None:
+    costs = CostModel(4, Clock())
+    costs.observe_at_rest(0.010)
+    for _ in range(40):
+        costs.observe(1, 0.030)
+    assert costs.curve().alone == pytest.approx(0.030, rel=0.05)
+
+
+def test_promises_after_a_rehearsal_begin_with_a_margin_that_is_given_up_as_they_are_kept() -> None:
+    overrun = Overrun()
+    overrun.rehearsed()
+    first = overrun.value
+    assert first > 0.2
+    for _ in range(5_000):
+        overrun.observe(0.05, 0.05 * (1.0 + overrun.value), lost=False)
+    assert overrun.value < first / 2

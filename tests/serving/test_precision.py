@@ -123,6 +123,16 @@ class TestTune:
     def test_an_old_bundle_is_tuned_in_fp32(self, bundle: Path) -> None:
         assert {one.precision for one in candidates(load_bundle(bundle), usable_cores())} == {"fp32"}
 
+    def test_tensorrt_is_tried_for_those_who_ask_and_refused_where_there_is_none(self, tmp_path: Path) -> None:
+        folder = make_bundle(tmp_path / "parts")
+        assert "tensorrt" not in {one.provider for one in candidates(load_bundle(folder), 2)}
+        result = run("tune", "--bundle", str(folder), "--seconds", "0", "--tensorrt", "--json")
+        assert result.exit_code == 0, result.output
+        rows = [row for row in json.loads(result.stdout)["measured"] if row["provider"] == "tensorrt"]
+        assert rows
+        for row in rows:
+            assert row["parity"] == "passed" or ("tensorrt" in row["parity"].lower() and not row["ms_a_frame"])
+
     @staticmethod
     def measured(provider: Any, ms: dict[int, float], gate: str = "") -> Measured:
         return Measured(Candidate(provider, "fp32", 1), gate, ms)

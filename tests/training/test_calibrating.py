@@ -269,6 +269,23 @@ def test_a_class_stops_a_part_that_its_score_passes(
     assert found["class_thresholds"] == {"bright": 0.9, "dark": 0.75}
 
 
+def test_the_same_images_twice_raise_class_thresholds_from_where_they_stood(
+    tmp_path: Path, bundle: Path, good: Path, calibrate: Calibrate
+) -> None:
+    """Raised ones were chosen by these images: taken as given, they would cost nothing and break the bound."""
+    write(good / "odd.png", np.full((64, 96), 158, np.uint8))  # bright all over: of the class bright for sure
+    first = calibrate(bundle, "--data", good, "--max-overkill", "0.05", "--class-threshold", "bright=0.6")
+    assert first["class_thresholds"] == {}
+    raised = tmp_path / "raised"
+    shutil.move(tmp_path / "next", raised)
+    again = calibrate(raised, "--data", good, "--max-overkill", "0.05")
+    same = ("image_threshold", "review_threshold", "class_thresholds")
+    assert [again[name] for name in same] == [first[name] for name in same]
+    basis = load_bundle(tmp_path / "next").manifest.operating_point.basis
+    assert basis is not None
+    assert basis.class_policy == {"bright": 0.6, "dark": 0.9}
+
+
 def test_the_pixel_threshold_is_kept_given_or_chosen_by_masks(tmp_path: Path, calibrate: Calibrate) -> None:
     parts = make_folder(tmp_path / "parts", train={"good": 60, "bright": 12})
     bundle = make_bundle(tmp_path / "bundle", seen={})

@@ -72,7 +72,7 @@ def test_evidence_is_what_speaks_for_a_class() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.034, 0.05), (0.05, 0.05), (1.2, 2.0), (9.0, 10.0), (0.0, 1.0), (-3.0, 1.0), (float("nan"), 1.0)],
+    [(0.034, 0.05), (0.05, 0.05), (1.2, 1.5), (0.51, 0.7), (9.0, 10.0), (0.0, 1.0), (-3.0, 1.0), (float("nan"), 1.0)],
 )
 def test_scales_are_round(value: float, expected: float) -> None:
     assert round_up(value) == pytest.approx(expected)

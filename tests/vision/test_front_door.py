@@ -14,8 +14,8 @@ from click.testing import CliRunner
 import defectlens
 
 COMMANDS = (
-    *("train", "evaluate", "export", "serve", "inspect", "models", "top", "info", "tune", "demo"),
-    *("doctor", "masters", "override", "forget", "reference", "explain"),
+    *("train", "evaluate", "export", "calibrate", "serve", "inspect", "models", "top", "info", "whatif", "escapes"),
+    *("tune", "demo", "doctor", "masters", "override", "forget", "reference", "explain"),
 )
 
 

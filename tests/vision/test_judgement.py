@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.fakes import CLASS_CALIBRATION
 from vision.calibration.evidence import Evidence
 from vision.calibration.probability import ClassCalibration
 from vision.decision import UNKNOWN, OperatingPoint
@@ -80,7 +79,7 @@ def test_without_calibration_a_score_is_no_probability() -> None:
 
 
 def test_the_temperature_changes_the_verdict_and_not_the_score() -> None:
-    hot = replace(MANIFEST, class_calibration=CLASS_CALIBRATION)
+    hot = replace(MANIFEST, class_calibration=ClassCalibration("temperature", (0.5,) * 3, (0.0,) * 3, 50, {}, "a test"))
     found = judge_scores(logits(0.2, 0.05, 0.75), 0.1, hot)
     assert found.verdict is Verdict.PASS
     assert found.class_scores == pytest.approx((0.2, 0.05, 0.75), abs=1e-6)

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vision.bundle import Manifest
+from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.drawing import CONTOUR, colour_table, fitting, printable, text_size
 from vision.errors import SettingsError, UnknownClassError
@@ -74,6 +75,20 @@ def test_a_clean_grey_frame_is_shown_as_it_is(manifest: Manifest) -> None:
     picture = render_overlay(frame, inspected(frame, manifest, ()), manifest)
     assert picture.dtype == np.uint8
     np.testing.assert_array_equal(left_pane(picture), np.repeat(frame[:, :, None], 3, axis=2))
+
+
+def test_an_unknown_defect_has_no_class_to_show(manifest: Manifest) -> None:
+    sure = ClassCalibration("temperature", (1.0, 1.0), (0.0, 0.0), 50, {}, "a test")
+    point = replace(manifest.operating_point, unknown_below=0.5)
+    knowing = replace(manifest, class_calibration=sure, operating_point=point)
+    frame = grey()
+    inspection = inspected(frame, knowing, logits=(2.0, 0.0))
+    assert inspection.is_unknown
+    header = np.s_[:HEADER]
+    known = inspected(frame, knowing, logits=(0.0, 2.0))
+    assert (render_overlay(frame, inspection, knowing)[header] != render_overlay(frame, known, knowing)[header]).any()
+    # Nothing of a class that does not exist is asked for, even where there is no anomaly map to show.
+    render_overlay(frame, replace(inspection, anomaly_map=None), knowing)
 
 
 def test_a_clean_colour_frame_is_shown_as_it_is(manifest: Manifest) -> None:

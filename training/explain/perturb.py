@@ -28,8 +28,8 @@ Score = Callable[[Flags], FloatArray]
 PATCH = 16
 """Pixels of a patch's side: a token of the model."""
 FEATHER = 6.0
-"""Deviation in px of the blur at the edge of what is replaced. Hard edges are taken for cracks: of good tiles with 30 %
-of their patches replaced by another good tile's, 78 % stayed good without it and 97 % with it (docs/experiments.md)."""
+"""Deviation in px of the blur at the edge of what is replaced. Hard edges are taken for cracks; `python -m
+benchmarks.replacing` compares."""
 _POINTS = 14
 """Of each curve, closer together at its start, where it falls or rises."""
 

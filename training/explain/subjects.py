@@ -108,8 +108,8 @@ def _spread(labels: list[str], count: int) -> list[int]:
 def _good_frames(bundle: Bundle, data: DataSet) -> tuple[Frame, str]:
     """Frames of good parts at input size, and where they are from.
 
-    The more there are, the closer is the nearest: with 200 training images instead of 32 check frames, twice as few
-    good parts were taken for defects when patches of them were replaced (docs/experiments.md).
+    The more there are, the closer is the nearest, and the fewer seams are taken for defects (`python -m
+    benchmarks.replacing` compares); so training images come before the bundle's few check frames.
     """
     spec = bundle.manifest.input
     most = min(_GOOD_FRAMES, _MOST_BYTES // (3 * spec.height * spec.width))

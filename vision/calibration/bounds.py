@@ -91,7 +91,7 @@ def allowed_mass(units: int, bound: float, confidence: float | None) -> float:
 def kept_bound(mass: float, units: int, confidence: float | None) -> float:
     """The bound that ``mass`` units at or above the threshold keep: the inverse of ``allowed_mass``."""
     if confidence is None:
-        return min(1.0, (mass + 1) / (units + 1))
+        return min(1.0, round((mass + 1) / (units + 1), 8))
     return upper_bound(math.floor(mass + _ROUNDING), units, confidence)
 
 

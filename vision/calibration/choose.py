@@ -3,12 +3,12 @@
 A part is stopped (not passed) when its anomaly score reaches the review threshold or a class its class threshold. For
 the bounds both tests are one score: the anomaly score, infinite where a class is a hit. So the class thresholds must
 stand before the good calibration images are looked at; what happens where too many of these reach them is in
-``_afford_class_hits``, with the proof in docs/decisions/0015.
+``_afford_class_hits``, with the proof in docs/decisions/0016.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from vision.calibration.bounds import (
 )
 from vision.calibration.cost import Costs, cheapest
 from vision.calibration.evidence import EXCHANGEABLE, EXCHANGEABLE_LOTS, SAME_DEFECTS, Evidence, percent
-from vision.calibration.images import ScoredImages, measure
+from vision.calibration.images import Flags, ScoredImages, measure
 from vision.calibration.intervals import CONFIDENCE, lower_bound
 from vision.decision import OperatingPoint
 from vision.errors import SettingsError, TooFewImagesError
@@ -120,6 +120,7 @@ def choose_point(
         defective_images=int(images.is_defect.sum()),
         data=about.data,
         data_digest=about.digest,
+        class_policy=dict(classes.thresholds),
         measured=measure(images, chosen.image, chosen.review, chosen.thresholds, classes.unknown_below),
         notes=(*chosen.notes, *([] if images.lots is None else [_ALIKE]), *about.notes),
     )
@@ -132,6 +133,23 @@ def choose_point(
         unknown_below=classes.unknown_below,
         basis=evidence,
     )
+
+
+def check_enough(asked: Asked, is_defect: Flags, lots: Sequence[str] | None) -> None:
+    """What can be said before a single image is scored.
+
+    Raises:
+        TooFewImagesError: however the scores turn out, these images are too few for what is asked.
+    """
+
+    def units(chosen: Flags, confidence: float | None) -> GoodScores:
+        kept = None if lots is None else [lot for lot, keep in zip(lots, chosen, strict=True) if keep]
+        return good_scores(np.zeros(int(chosen.sum()), np.float32), kept, confidence)
+
+    if isinstance(asked, MaxOverkill):
+        require_units(units(~is_defect, asked.confidence), asked.bound, asked.confidence)
+    elif isinstance(asked, MinRecall):
+        _allowed_misses(units(is_defect, asked.confidence), asked)
 
 
 def _by_overkill(
@@ -187,7 +205,7 @@ def _afford_class_hits(
 
     On average over images, and with room for ``rejected`` good images among the rejects: while fewer than a quarter of
     these are class hits, nothing changes. Otherwise all class thresholds rise together until that is so, and the
-    quarter is taken from what the anomaly thresholds may hit; docs/decisions/0015 shows that the bound holds exactly.
+    quarter is taken from what the anomaly thresholds may hit; docs/decisions/0016 shows that the bound holds exactly.
     """
     hit = [name for name, score in zip(good.names, good.combined(thresholds), strict=True) if np.isposinf(score)]
     if confidence is not None or goods.by_lot:
@@ -225,16 +243,7 @@ def _by_recall(
 ) -> _Chosen:
     bad, good = images.defective, images.good
     units = good_scores(bad.combined(thresholds), bad.lots, asked.confidence)
-    missed = allowed_mass(units.units, 1 - asked.share, asked.confidence) if units.units else -1.0
-    if missed < 0:
-        needed = units_needed(1 - asked.share, asked.confidence)
-        can = f" {units.units} can show {percent(lower_bound(units.units, units.units, asked.confidence))}."
-        raise TooFewImagesError(
-            f"a recall of {asked.share:g} with {asked.confidence:.4g} confidence needs at least {needed} defective "
-            f"calibration images of which none is missed{' (one from each lot)' if units.by_lot else ''}; got "
-            f"{units.units}, {needed - units.units} more are missing.{can if units.units else ''}",
-            needed - units.units,
-        )
+    missed = _allowed_misses(units, asked)
     # The (k + 1)-th smallest defect is still stopped: k are missed at most.
     review = float(np.sort(units.scores)[int(missed)])
     if not np.isfinite(review):  # all but k are stopped by their class
@@ -263,6 +272,21 @@ def _by_recall(
             "lots": units.units if units.by_lot else None,
             "assumption": f"{SAME_DEFECTS}, and {EXCHANGEABLE}" if overkill is not None else SAME_DEFECTS,
         },
+    )
+
+
+def _allowed_misses(units: GoodScores, asked: MinRecall) -> float:
+    """How many of the defective images (or lots) may be missed; raises ``TooFewImagesError`` where they are too few."""
+    missed = allowed_mass(units.units, 1 - asked.share, asked.confidence) if units.units else -1.0
+    if missed >= 0:
+        return missed
+    needed = units_needed(1 - asked.share, asked.confidence)
+    can = f" {units.units} can show {percent(lower_bound(units.units, units.units, asked.confidence))}."
+    raise TooFewImagesError(
+        f"a recall of {asked.share:g} with {asked.confidence:.4g} confidence needs at least {needed} defective "
+        f"calibration images of which none is missed{' (one from each lot)' if units.by_lot else ''}; got "
+        f"{units.units}, {needed - units.units} more are missing.{can if units.units else ''}",
+        needed - units.units,
     )
 
 

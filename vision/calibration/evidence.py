@@ -37,6 +37,8 @@ class Evidence:
         data_digest: SHA-256 (hex) over the contents of the images.
         assumption: what must be true for the promise to hold.
         measured: on the calibration images themselves, by name; never a promise.
+        class_policy: class thresholds as they stood before the good images were looked at; the operating point's own
+            are higher where these were reached too often.
         notes: what else whoever signs should know, one sentence each.
     """
 
@@ -55,6 +57,7 @@ class Evidence:
     assumption: str
     measured: dict[str, Rate] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    class_policy: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -100,10 +103,19 @@ class Evidence:
 
     def words(self) -> str:
         """Everything that a person has to know before signing, as plain text."""
-        text = f"Promised: {self.promise}. It rests on {self.basis} ({self.method}) and holds while {self.assumption}."
-        if self.recall_bound is None:
-            text += " It promises nothing about escapes."
-        return " ".join([text, *self.notes])
+        return " ".join(f"{line}." if line[-1] not in ".!" else line for line in self.lines())
+
+    def lines(self) -> list[str]:
+        """The same, a line for each thing to know."""
+        promises = self.not_passed_bound is not None or self.recall_bound is not None
+        found = [
+            f"Promised: {self.promise}" if promises else self.promise[0].upper() + self.promise[1:],
+            f"It rests on {self.basis} ({self.method})",
+            f"It holds while {self.assumption}",
+        ]
+        if promises and self.recall_bound is None:
+            found.append("It promises nothing about escapes")
+        return [*found, *self.notes]
 
     @cached_property
     def review_note(self) -> str:

@@ -86,7 +86,8 @@ def measure(
 
     ``overkill_rate``: good parts not passed (of them ``good_rejected`` and ``good_to_review``); ``escape_rate``:
     defective parts passed; ``defects_to_review``; ``review_rate`` of all; ``good_class_hits``: good parts that reach a
-    class threshold; ``defects_unknown``: defective ones of which is said that no class explains them.
+    class threshold; ``defects_unknown``: defective ones of which is said that no class explains them. What has no
+    image to be measured on is left out.
     """
     combined = images.combined(class_thresholds)
     rejected = combined >= np.float32(image_threshold)
@@ -106,4 +107,8 @@ def measure(
         explained = images.probabilities.sum(axis=1) >= unknown_below
         by_score = images.scores >= np.float32(image_threshold)
         found["defects_unknown"] = (by_score & ~explained & ~np.isposinf(combined), bad)
-    return {name: rate(int((flags & among).sum()), int(among.sum())) for name, (flags, among) in found.items()}
+    return {
+        name: rate(int((flags & among).sum()), int(among.sum()))
+        for name, (flags, among) in found.items()
+        if among.any()
+    }

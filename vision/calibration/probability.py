@@ -132,12 +132,18 @@ def top_label(probabilities: F64, truth: NDArray[np.intp]) -> tuple[F64, NDArray
 
 
 def reliability(stated: ArrayLike, came_true: ArrayLike, bins: int = 10) -> list[Bin]:
-    """Frames in the order of their stated probability, cut into ``bins`` of the same size (fewer for few frames)."""
+    """Frames in the order of their stated probability, cut into ``bins`` of about one size (fewer for few frames).
+
+    Frames of which the same was stated stay together: which of them comes first must not matter.
+    """
     values, hits = np.asarray(stated, np.float64), np.asarray(came_true, np.bool_)
     order = np.argsort(values, kind="stable")
+    values, hits = values[order], hits[order]
+    ends = np.linspace(0, len(values), min(bins, max(1, len(values) // 5)) + 1).astype(np.intp)[1:]
+    ends = np.unique(np.searchsorted(values, values[ends - 1], side="right")) if len(values) else ends[:0]
     return [
-        Bin(float(values[part].mean()), float(hits[part].mean()), len(part), int(hits[part].sum()))
-        for part in np.array_split(order, min(bins, max(1, len(order) // 5)))
+        Bin(float(part.mean()), float(true.mean()), len(part), int(true.sum()))
+        for part, true in zip(np.split(values, ends[:-1]), np.split(hits, ends[:-1]), strict=True)
         if len(part)
     ]
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.inspection.v1 import inspection_pb2 as protos_dot_inspection_dot_v1_dot_inspection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/inspection/v1/admin.proto\x12\rinspection.v1\x1a%protos/inspection/v1/inspection.proto\"e\n\nMasterPart\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04good\x18\x05 \x01(\x08\x12\x0f\n\x07\x65ncoded\x18\x06 \x01(\x0c\"\xac\x01\n\x0cStationCheck\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x10\n\x08problems\x18\x03 \x03(\t\x12*\n\x05parts\x18\x04 \x03(\x0b\x32\x1b.inspection.v1.MasterResult\x12+\n\x05model\x18\x05 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12\x10\n\x08\x63ompared\x18\x06 \x01(\x08\"\x88\x02\n\x0cMasterResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04good\x18\x02 \x01(\x08\x12\'\n\x07verdict\x18\x03 \x01(\x0e\x32\x16.inspection.v1.Verdict\x12\x1a\n\ranomaly_score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0blast_margin\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x66irst_margin\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07problem\x18\x08 \x01(\tB\x10\n\x0e_anomaly_scoreB\t\n\x07_marginB\x0e\n\x0c_last_marginB\x0f\n\r_first_margin\"M\n\x0fOverrideRequest\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"(\n\x13\x46orgetCameraRequest\x12\x11\n\tcamera_id\x18\x01 \x01(\t\")\n\x14\x46orgetCameraResponse\x12\x11\n\tforgotten\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.inspection.v1.ModelState\x12-\n\x07refused\x18\x02 \x03(\x0b\x32\x1c.inspection.v1.RefusedBundle\"\"\n\x10LoadModelRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"3\n\x12ShadowModelRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"\x1c\n\x0cModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xec\x01\n\nModelState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07serving\x18\x02 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12.\n\x08previous\x18\x03 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12/\n\tcandidate\x18\x04 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12,\n\x06shadow\x18\x05 \x01(\x0b\x32\x1c.inspection.v1.ShadowFigures\x12\x12\n\nis_default\x18\x06 \x01(\x08\"\x98\x01\n\rShadowFigures\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seen\x18\x02 \x01(\x04\x12\x10\n\x08\x63ompared\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12\x15\n\rdisagreements\x18\x06 \x01(\x04\x12 \n\x18largest_score_difference\x18\x07 \x01(\x01\"/\n\rRefusedBundle\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"O\n\x19ListDisagreementsResponse\x12\x32\n\rdisagreements\x18\x01 \x03(\x0b\x32\x1b.inspection.v1.Disagreement\"\xa7\x01\n\x0c\x44isagreement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x0f\n\x07part_id\x18\x03 \x01(\t\x12\x0b\n\x03lot\x18\x04 \x01(\t\x12\'\n\x07serving\x18\x05 \x01(\x0b\x32\x16.inspection.v1.Opinion\x12)\n\tcandidate\x18\x06 \x01(\x0b\x32\x16.inspection.v1.Opinion\"s\n\x07Opinion\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.inspection.v1.Verdict\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\x1a\n\ranomaly_score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_anomaly_score2\xa1\x06\n\x0c\x41\x64minService\x12Q\n\nListModels\x12 .inspection.v1.ListModelsRequest\x1a!.inspection.v1.ListModelsResponse\x12G\n\tLoadModel\x12\x1f.inspection.v1.LoadModelRequest\x1a\x19.inspection.v1.ModelState\x12K\n\x0bShadowModel\x12!.inspection.v1.ShadowModelRequest\x1a\x19.inspection.v1.ModelState\x12\x46\n\x0cPromoteModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12G\n\rRollbackModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12G\n\rWithdrawModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12Z\n\x11ListDisagreements\x12\x1b.inspection.v1.ModelRequest\x1a(.inspection.v1.ListDisagreementsResponse\x12H\n\x0c\x43heckStation\x12\x19.inspection.v1.MasterPart\x1a\x1b.inspection.v1.StationCheck(\x01\x12O\n\x0fOverrideStation\x12\x1e.inspection.v1.OverrideRequest\x1a\x1c.inspection.v1.StationStatus\x12W\n\x0c\x46orgetCamera\x12\".inspection.v1.ForgetCameraRequest\x1a#.inspection.v1.ForgetCameraResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/inspection/v1/admin.proto\x12\rinspection.v1\x1a%protos/inspection/v1/inspection.proto\"e\n\nMasterPart\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04good\x18\x05 \x01(\x08\x12\x0f\n\x07\x65ncoded\x18\x06 \x01(\x0c\"\xac\x01\n\x0cStationCheck\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x10\n\x08problems\x18\x03 \x03(\t\x12*\n\x05parts\x18\x04 \x03(\x0b\x32\x1b.inspection.v1.MasterResult\x12+\n\x05model\x18\x05 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12\x10\n\x08\x63ompared\x18\x06 \x01(\x08\"\x88\x02\n\x0cMasterResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04good\x18\x02 \x01(\x08\x12\'\n\x07verdict\x18\x03 \x01(\x0e\x32\x16.inspection.v1.Verdict\x12\x1a\n\ranomaly_score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0blast_margin\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x66irst_margin\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07problem\x18\x08 \x01(\tB\x10\n\x0e_anomaly_scoreB\t\n\x07_marginB\x0e\n\x0c_last_marginB\x0f\n\r_first_margin\"M\n\x0fOverrideRequest\x12\x0f\n\x07station\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"D\n\x13\x46orgetCameraRequest\x12\x11\n\tcamera_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x46 \x01(\t\x12\x0e\n\x06reason\x18G \x01(\t\")\n\x14\x46orgetCameraResponse\x12\x11\n\tforgotten\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"n\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.inspection.v1.ModelState\x12-\n\x07refused\x18\x02 \x03(\x0b\x32\x1c.inspection.v1.RefusedBundle\">\n\x10LoadModelRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x46 \x01(\t\x12\x0e\n\x06reason\x18G \x01(\t\"O\n\x12ShadowModelRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\n\n\x02\x62y\x18\x46 \x01(\t\x12\x0e\n\x06reason\x18G \x01(\t\"8\n\x0cModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x46 \x01(\t\x12\x0e\n\x06reason\x18G \x01(\t\"\xec\x01\n\nModelState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07serving\x18\x02 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12.\n\x08previous\x18\x03 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12/\n\tcandidate\x18\x04 \x01(\x0b\x32\x1c.inspection.v1.ModelIdentity\x12,\n\x06shadow\x18\x05 \x01(\x0b\x32\x1c.inspection.v1.ShadowFigures\x12\x12\n\nis_default\x18\x06 \x01(\x08\"\x98\x01\n\rShadowFigures\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seen\x18\x02 \x01(\x04\x12\x10\n\x08\x63ompared\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07skipped\x18\x05 \x01(\x04\x12\x15\n\rdisagreements\x18\x06 \x01(\x04\x12 \n\x18largest_score_difference\x18\x07 \x01(\x01\"/\n\rRefusedBundle\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"O\n\x19ListDisagreementsResponse\x12\x32\n\rdisagreements\x18\x01 \x03(\x0b\x32\x1b.inspection.v1.Disagreement\"\xa7\x01\n\x0c\x44isagreement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tcamera_id\x18\x02 \x01(\t\x12\x0f\n\x07part_id\x18\x03 \x01(\t\x12\x0b\n\x03lot\x18\x04 \x01(\t\x12\'\n\x07serving\x18\x05 \x01(\x0b\x32\x16.inspection.v1.Opinion\x12)\n\tcandidate\x18\x06 \x01(\x0b\x32\x16.inspection.v1.Opinion\"s\n\x07Opinion\x12\'\n\x07verdict\x18\x01 \x01(\x0e\x32\x16.inspection.v1.Verdict\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\x1a\n\ranomaly_score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_anomaly_score2\xa1\x06\n\x0c\x41\x64minService\x12Q\n\nListModels\x12 .inspection.v1.ListModelsRequest\x1a!.inspection.v1.ListModelsResponse\x12G\n\tLoadModel\x12\x1f.inspection.v1.LoadModelRequest\x1a\x19.inspection.v1.ModelState\x12K\n\x0bShadowModel\x12!.inspection.v1.ShadowModelRequest\x1a\x19.inspection.v1.ModelState\x12\x46\n\x0cPromoteModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12G\n\rRollbackModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12G\n\rWithdrawModel\x12\x1b.inspection.v1.ModelRequest\x1a\x19.inspection.v1.ModelState\x12Z\n\x11ListDisagreements\x12\x1b.inspection.v1.ModelRequest\x1a(.inspection.v1.ListDisagreementsResponse\x12H\n\x0c\x43heckStation\x12\x19.inspection.v1.MasterPart\x1a\x1b.inspection.v1.StationCheck(\x01\x12O\n\x0fOverrideStation\x12\x1e.inspection.v1.OverrideRequest\x1a\x1c.inspection.v1.StationStatus\x12W\n\x0c\x46orgetCamera\x12\".inspection.v1.ForgetCameraRequest\x1a#.inspection.v1.ForgetCameraResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,31 +41,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OVERRIDEREQUEST']._serialized_start=635
   _globals['_OVERRIDEREQUEST']._serialized_end=712
   _globals['_FORGETCAMERAREQUEST']._serialized_start=714
-  _globals['_FORGETCAMERAREQUEST']._serialized_end=754
-  _globals['_FORGETCAMERARESPONSE']._serialized_start=756
-  _globals['_FORGETCAMERARESPONSE']._serialized_end=797
-  _globals['_LISTMODELSREQUEST']._serialized_start=799
-  _globals['_LISTMODELSREQUEST']._serialized_end=818
-  _globals['_LISTMODELSRESPONSE']._serialized_start=820
-  _globals['_LISTMODELSRESPONSE']._serialized_end=930
-  _globals['_LOADMODELREQUEST']._serialized_start=932
-  _globals['_LOADMODELREQUEST']._serialized_end=966
-  _globals['_SHADOWMODELREQUEST']._serialized_start=968
-  _globals['_SHADOWMODELREQUEST']._serialized_end=1019
-  _globals['_MODELREQUEST']._serialized_start=1021
-  _globals['_MODELREQUEST']._serialized_end=1049
-  _globals['_MODELSTATE']._serialized_start=1052
-  _globals['_MODELSTATE']._serialized_end=1288
-  _globals['_SHADOWFIGURES']._serialized_start=1291
-  _globals['_SHADOWFIGURES']._serialized_end=1443
-  _globals['_REFUSEDBUNDLE']._serialized_start=1445
-  _globals['_REFUSEDBUNDLE']._serialized_end=1492
-  _globals['_LISTDISAGREEMENTSRESPONSE']._serialized_start=1494
-  _globals['_LISTDISAGREEMENTSRESPONSE']._serialized_end=1573
-  _globals['_DISAGREEMENT']._serialized_start=1576
-  _globals['_DISAGREEMENT']._serialized_end=1743
-  _globals['_OPINION']._serialized_start=1745
-  _globals['_OPINION']._serialized_end=1860
-  _globals['_ADMINSERVICE']._serialized_start=1863
-  _globals['_ADMINSERVICE']._serialized_end=2664
+  _globals['_FORGETCAMERAREQUEST']._serialized_end=782
+  _globals['_FORGETCAMERARESPONSE']._serialized_start=784
+  _globals['_FORGETCAMERARESPONSE']._serialized_end=825
+  _globals['_LISTMODELSREQUEST']._serialized_start=827
+  _globals['_LISTMODELSREQUEST']._serialized_end=846
+  _globals['_LISTMODELSRESPONSE']._serialized_start=848
+  _globals['_LISTMODELSRESPONSE']._serialized_end=958
+  _globals['_LOADMODELREQUEST']._serialized_start=960
+  _globals['_LOADMODELREQUEST']._serialized_end=1022
+  _globals['_SHADOWMODELREQUEST']._serialized_start=1024
+  _globals['_SHADOWMODELREQUEST']._serialized_end=1103
+  _globals['_MODELREQUEST']._serialized_start=1105
+  _globals['_MODELREQUEST']._serialized_end=1161
+  _globals['_MODELSTATE']._serialized_start=1164
+  _globals['_MODELSTATE']._serialized_end=1400
+  _globals['_SHADOWFIGURES']._serialized_start=1403
+  _globals['_SHADOWFIGURES']._serialized_end=1555
+  _globals['_REFUSEDBUNDLE']._serialized_start=1557
+  _globals['_REFUSEDBUNDLE']._serialized_end=1604
+  _globals['_LISTDISAGREEMENTSRESPONSE']._serialized_start=1606
+  _globals['_LISTDISAGREEMENTSRESPONSE']._serialized_end=1685
+  _globals['_DISAGREEMENT']._serialized_start=1688
+  _globals['_DISAGREEMENT']._serialized_end=1855
+  _globals['_OPINION']._serialized_start=1857
+  _globals['_OPINION']._serialized_end=1972
+  _globals['_ADMINSERVICE']._serialized_start=1975
+  _globals['_ADMINSERVICE']._serialized_end=2776
 # @@protoc_insertion_point(module_scope)

@@ -174,6 +174,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """Its last check with master parts failed, and nobody has overridden that."""
     NOT_AUTHORIZED: _ErrorCode.ValueType  # 25
     SHARED_MEMORY_REFUSED: _ErrorCode.ValueType  # 31
+    AUDIT_FAILED: _ErrorCode.ValueType  # 70
+    """The frame was judged, and its answer could not be recorded; the server gives none unrecorded."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """One value for each error that a caller may meet; numbers never change their meaning."""
@@ -206,6 +208,8 @@ STATION_STOPPED: ErrorCode.ValueType  # 24
 """Its last check with master parts failed, and nobody has overridden that."""
 NOT_AUTHORIZED: ErrorCode.ValueType  # 25
 SHARED_MEMORY_REFUSED: ErrorCode.ValueType  # 31
+AUDIT_FAILED: ErrorCode.ValueType  # 70
+"""The frame was judged, and its answer could not be recorded; the server gives none unrecorded."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 class _DriftState:
@@ -1494,6 +1498,26 @@ class Basis(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ClassPolicyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RULE_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
@@ -1510,6 +1534,7 @@ class Basis(_message.Message):
     MEASURED_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    CLASS_POLICY_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     """What was asked for: max-overkill, min-recall, cost or default."""
     method: _builtins.str
@@ -1547,6 +1572,10 @@ class Basis(_message.Message):
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def class_policy(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Class thresholds before good images were looked at, which may raise them."""
+
     def __init__(
         self,
         *,
@@ -1566,10 +1595,11 @@ class Basis(_message.Message):
         measured: _abc.Mapping[_builtins.str, Global___Rate] | None = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        class_policy: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "confidence", b"confidence", "lots", b"lots", "not_passed_bound", b"not_passed_bound", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "asked", b"asked", "assumption", b"assumption", "confidence", b"confidence", "data", b"data", "data_digest", b"data_digest", "defective_images", b"defective_images", "figures", b"figures", "good_images", b"good_images", "lots", b"lots", "measured", b"measured", "method", b"method", "not_passed_bound", b"not_passed_bound", "notes", b"notes", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_lots", b"_lots", "_not_passed_bound", b"_not_passed_bound", "_recall_bound", b"_recall_bound", "_rejected_bound", b"_rejected_bound", "asked", b"asked", "assumption", b"assumption", "class_policy", b"class_policy", "confidence", b"confidence", "data", b"data", "data_digest", b"data_digest", "defective_images", b"defective_images", "figures", b"figures", "good_images", b"good_images", "lots", b"lots", "measured", b"measured", "method", b"method", "not_passed_bound", b"not_passed_bound", "notes", b"notes", "recall_bound", b"recall_bound", "rejected_bound", b"rejected_bound", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015

@@ -135,6 +135,7 @@ def test_too_many_class_hits_raise_the_class_thresholds_together() -> None:
     # Of ten places two are given up for having looked, and one is the remaining class hit's.
     assert point.basis.measured["overkill_rate"].hits == 7
     assert "were raised to 0.9 or more" in point.evidence
+    assert point.basis.class_policy == CLASSES.thresholds
     none = choose(images(np.arange(199), sure=dict.fromkeys(range(6), 1.0)), MaxOverkill(0.05))
     assert none.class_thresholds == {}
     assert "there are none now" in none.evidence

@@ -112,6 +112,9 @@ def test_the_error_is_what_was_said_less_what_came_true() -> None:
     assert [(one.stated, one.true) for one in bins] == [pytest.approx((0.6, 0.4)), pytest.approx((0.9, 0.9))]
     assert len(reliability(stated[:7], true[:7])) == 1, "bins of fewer than five frames say nothing"
     assert reliability([], []) == []
+    mixed = np.random.default_rng(0).permutation(100)
+    assert reliability(stated[mixed], true[mixed]) == reliability(stated, true)
+    assert len(reliability(stated, true)) == 2, "what was said alike cannot be cut"
     assert np.isnan(expected_calibration_error([], []))
 
 
