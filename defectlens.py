@@ -15,6 +15,7 @@ _COMMANDS = {
     "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
     "explain": ("training.explain.cli", "explain", "Measure how good a bundle's explanations are; write a report."),
+    "compare": ("training.compare.cli", "compare", "Train the same model with several token mixers and compare them."),
     "calibrate": ("training.calibrate_cli", "calibrate", "Choose a bundle's thresholds by what they must keep."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),

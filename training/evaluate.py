@@ -237,6 +237,9 @@ def _write_predictions(path: Path, predictions: Sequence[Prediction], root: Path
             line = {
                 "path": relative(one.sample.path, root),
                 "label": one.sample.label,
+                "truth": one.truth,
+                "is_defect": one.sample.is_defect,
+                "is_ambiguous": one.sample.is_ambiguous,
                 "predicted": one.predicted,
                 "class_scores": dict(zip(manifest.classes, map(float, one.class_scores), strict=True)),
                 "class_probabilities": None

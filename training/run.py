@@ -83,6 +83,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         reconstruction=recipe.reconstruction,
         class_map=recipe.class_map,
         mixer=options.mixer,
+        heads=options.heads,
         guided_readout=data.good_class is not None,
         subspace=recipe.subspace,
     )

@@ -13,7 +13,8 @@ from vision.errors import SettingsError
 from vision.model.backbone import Backbone, load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
-from vision.model.mixers import MIXERS, Block
+from vision.model.mixers import ATTENTIONS, MIXERS, Block
+from vision.model.sparse import Windows
 from vision.model.subspace import NormalSubspace
 from vision.model.tokens import to_maps, to_tokens
 
@@ -35,6 +36,9 @@ BASE = ModelConfig(
 VARIANTS = {
     "masks": BASE,
     "linear mixer": replace(BASE, mixer="linear"),
+    "sparse mixer": replace(BASE, mixer="sparse"),
+    "lstm mixer": replace(BASE, mixer="lstm"),
+    "no mixer": replace(BASE, mixer="none"),
     "image labels": replace(BASE, class_map=False),
     "one class": replace(BASE, classes=("good", "anomaly"), class_map=False, reconstruction=True),
     "subspace": replace(BASE, classes=("good", "anomaly"), class_map=False, subspace=8),
@@ -149,14 +153,36 @@ def test_models_of_earlier_versions_have_no_guided_readout() -> None:
         replace(BASE, classes=("crack",), good_class=None, class_map=False)
 
 
-@pytest.mark.parametrize("kind", MIXERS)
-def test_what_heads_look_at_is_what_they_compute_with(kind: str) -> None:
+@pytest.mark.parametrize("grid", [(3, 4), (9, 17), (16, 16)])
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_what_heads_look_at_is_what_they_compute_with(kind: str, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    mixer = Block(kind, 32, 4).mixer
-    query, key, value = torch.randn(3, 2, 4, 12, 8)
-    looks = mixer.weights(query, key)
-    torch.testing.assert_close(looks.sum(dim=-1), torch.ones(2, 4, 12))
-    torch.testing.assert_close(looks @ value, mixer.attend(query, key, value), atol=1e-5, rtol=1e-5)
+    mixer = Block(kind, 32, 4).attention
+    assert mixer is not None
+    length = grid[0] * grid[1]
+    query, key, value = torch.randn(3, 2, 4, length, 8)
+    looks = mixer.weights(query, key, grid)
+    torch.testing.assert_close(looks.sum(dim=-1), torch.ones(2, 4, length))
+    torch.testing.assert_close(looks @ value, mixer.attend(query, key, value, grid), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 4), (8, 8), (9, 17), (16, 24), (7, 70)])
+def test_windows_are_put_together_as_they_were_cut_and_are_small(grid: tuple[int, int]) -> None:
+    windows = Windows(grid)
+    parts = torch.randn(2, 3, grid[0] * grid[1], 5)
+    cut = windows.cut(parts)
+    assert cut.shape[2] <= 64
+    assert cut.shape[1] * cut.shape[2] <= 3 * 1.8 * parts.shape[2] + 64
+    torch.testing.assert_close(windows.join(cut, 3), parts)
+
+
+def test_sparse_attention_sees_its_window_well_and_the_rest_through_prototypes() -> None:
+    torch.manual_seed(0)
+    mixer = Block("sparse", 32, 4).attention
+    assert mixer is not None
+    looks = mixer.looks_at(torch.randn(1, 256, 32), (16, 16))[0].mean(dim=0)[0].reshape(16, 16)
+    assert looks[:8, :8].sum() > 0.5
+    assert looks.min() > 0.0
 
 
 def test_a_subspace_is_blind_to_its_own_patterns_and_shows_the_place_of_anything_else() -> None:
@@ -194,16 +220,32 @@ def test_models_of_earlier_versions_have_no_subspace() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", MIXERS)
-def test_every_mixer_mixes_and_ignores_the_order_of_the_others(kind: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in MIXERS if kind != "none"])
+def test_every_mixer_carries_what_is_far_away(kind: str) -> None:
     torch.manual_seed(0)
     block = Block(kind, 32, 4).eval()
-    tokens = torch.randn(1, 12, 32)
-    mixed = block(tokens, (3, 4))
+    grid = (3, 4) if kind == "lstm" else (16, 20)  # a scan meets only its own row and column
+    last = 3 if kind == "lstm" else -1
+    tokens = torch.randn(1, grid[0] * grid[1], 32)
     changed = tokens.clone()
-    changed[0, 11] = changed[0, 11].flip(0)
-    assert not torch.allclose(block(changed, (3, 4))[0, 0], mixed[0, 0]), "token 0 must see token 11"
-    order = torch.randperm(12)
+    changed[0, last] = changed[0, last].flip(0)
+    assert not torch.allclose(block(changed, grid)[0, 0], block(tokens, grid)[0, 0], atol=1e-7), "token 0 must see it"
+
+
+def test_without_a_mixer_every_place_is_for_itself() -> None:
+    block = Block("none", 32, 4).eval()
+    tokens = torch.randn(1, 12, 32)
+    changed = tokens.clone()
+    changed[0, 11] = 0.0
+    torch.testing.assert_close(block(changed, (3, 4))[0, :11], block(tokens, (3, 4))[0, :11])
+
+
+@pytest.mark.parametrize("kind", ["dense", "linear"])
+def test_attention_to_everything_ignores_the_order_of_the_others(kind: str) -> None:
+    torch.manual_seed(0)
+    block = Block(kind, 32, 4).eval()
+    tokens, order = torch.randn(1, 12, 32), torch.randperm(12)
+    mixed = block(tokens, (3, 4))
     torch.testing.assert_close(block(tokens[:, order], (3, 4)), mixed[:, order], atol=1e-5, rtol=1e-5)
 
 

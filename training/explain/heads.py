@@ -54,14 +54,16 @@ def named_blocks(detector: Detector) -> dict[str, Block]:
     found = {f"block {index + 1}": block for index, block in enumerate(detector.blocks)}
     if detector.reconstruction is not None:
         found |= {f"reconstruction {index + 1}": one for index, one in enumerate(detector.reconstruction.blocks)}
-    return {name: block for name, block in found.items() if isinstance(block, Block)}
+    return {name: block for name, block in found.items() if isinstance(block, Block) and block.attention is not None}
 
 
 @contextmanager
 def silenced(block: Block, head: int) -> Iterator[None]:
     """While it is open, one head of a block contributes nothing."""
-    mixer = block.mixer
-    out, heads = mixer.out, mixer.heads
+    attention = block.attention
+    if attention is None:
+        raise ValueError("a block without attention has no heads")
+    out, heads = attention.out, attention.heads
 
     def silence(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         parts = inputs[0].clone().reshape(*inputs[0].shape[:-1], heads, -1)
@@ -85,7 +87,7 @@ def ablate(detector: Detector, store: FrameStore, seed: int) -> list[Head]:
     defective = np.array([one.is_defect for one in store.samples])
     whole = _answers(detector, store)
     blocks = named_blocks(detector)
-    pairs = [(name, head) for name, block in blocks.items() for head in range(block.mixer.heads)]
+    pairs = [(name, head) for name, block in blocks.items() if block.attention for head in range(block.attention.heads)]
     result = []
     for name, head in track(pairs, "Silencing heads", unit="heads"):
         with silenced(blocks[name], head):

@@ -147,8 +147,8 @@ def watched_blocks(blocks: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     looks: list[Tensor] = []
 
     def tap(block: torch.nn.Module, inputs: tuple[Tensor, tuple[int, int]]) -> None:
-        if isinstance(block, Block):
-            looks.append(block.mixer.looks_at(block.norm_mixer(inputs[0])))
+        if isinstance(block, Block) and block.attention is not None:
+            looks.append(block.attention.looks_at(block.norm_mixer(inputs[0]), inputs[1]))
 
     handles = [block.register_forward_pre_hook(tap) for block in blocks]
     try:

@@ -131,6 +131,8 @@ def head_lines(heads: list[dict[str, Any]] | None) -> list[str]:
     """Which heads the model would not miss, in words."""
     if heads is None:
         return ["No head was silenced; see the notes."]
+    if not heads:
+        return ["The model has no attention, and so no heads."]
     spare = [f"{head['block']} head {head['head']}" for head in heads if not head["is_missed"]]
     lines = [
         f"Each of {len(heads)} heads was silenced in turn on the validation part. A head is spare if losing it costs, "
