@@ -29,6 +29,7 @@ _COMMANDS = {
     "info": ("serving.info_cli", "info", "Show what a bundle is and what it can do."),
     "whatif": ("serving.decisions_cli", "whatif", "Replay stored scores under other thresholds."),
     "escapes": ("serving.decisions_cli", "escapes", "Estimate escapes from passed parts that a person checked."),
+    "audit": ("serving.audit.cli", "audit", "Prove, replay, export and prune what a server recorded."),
     "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }

@@ -1860,6 +1860,7 @@ class GetStatusResponse(_message.Message):
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     RESIDENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     STATIONS_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     uptime_s: _builtins.float
     queue_depth: _builtins.int
     """Frames that wait for inference now."""
@@ -1883,6 +1884,10 @@ class GetStatusResponse(_message.Message):
     def stations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StationStatus]:
         """As the server was started with them."""
 
+    @_builtins.property
+    def audit(self) -> Global___AuditStatus:
+        """Not set where answers are not recorded."""
+
     def __init__(
         self,
         *,
@@ -1895,14 +1900,60 @@ class GetStatusResponse(_message.Message):
         queue_depth: _builtins.int = ...,
         resident_memory_bytes: _builtins.int = ...,
         stations: _abc.Iterable[Global___StationStatus] | None = ...,
+        audit: Global___AuditStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "recent", b"recent", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class AuditStatus(_message.Message):
+    """How the recording of answers does. Always: offered = recorded + failed + dropped + waiting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    OFFERED_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """strict or best-effort."""
+    offered: _builtins.int
+    """Answers, and acts of people and of the server."""
+    recorded: _builtins.int
+    """Durable."""
+    failed: _builtins.int
+    """Could not be written, and whoever waited was told."""
+    dropped: _builtins.int
+    """Lost: no room, or no time at the end."""
+    waiting: _builtins.int
+    problem: _builtins.str
+    """Why writing fails now, in words; empty if it does not."""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        offered: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "failed", b"failed", "mode", b"mode", "offered", b"offered", "problem", b"problem", "recorded", b"recorded", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditStatus: _TypeAlias = AuditStatus  # noqa: Y015
 
 @_typing.final
 class StationStatus(_message.Message):
