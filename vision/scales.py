@@ -102,5 +102,10 @@ def check_note(check: ClassCheck | None) -> str:
         return f"FAILED ITS CHECK, do not go by it: {printable(check.why)}"
     if check.mass_in_mask is None or check.random_mass is None:
         return f"checked on {check.frames} frames"
-    shares = f"{check.mass_in_mask.value:.0%} of it lay on the defect (by chance {check.random_mass.value:.0%})"
-    return f"checked on {check.frames} frames: {shares}"
+    found, chance = _percent(check.mass_in_mask.value), _percent(check.random_mass.value)
+    return f"checked on {check.frames} frames: {found} of it lay on the defect (by chance {chance})"
+
+
+def _percent(share: float) -> str:
+    """Small shares keep a digit: "by chance 0 %" would say that nothing could lie there by chance."""
+    return f"{share:.0%}" if share >= 0.095 or share == 0.0 else f"{share:.1%}"
