@@ -14,6 +14,8 @@ _COMMANDS = {
     "train": ("training.cli", "train", "Train a model on a folder of images."),
     "evaluate": ("training.cli", "evaluate", "Measure a bundle on labelled images; write a report."),
     "export": ("training.cli", "export", "Turn a training run into a verified ONNX bundle."),
+    "explain": ("training.explain.cli", "explain", "Measure how good a bundle's explanations are; write a report."),
+    "compare": ("training.compare.cli", "compare", "Train the same model with several token mixers and compare them."),
     "calibrate": ("training.calibrate_cli", "calibrate", "Choose a bundle's thresholds by what they must keep."),
     "serve": ("serving.cli", "serve", "Serve a bundle over gRPC."),
     "inspect": ("serving.cli", "inspect", "Send frames from a folder, video or camera to a server."),
@@ -28,6 +30,7 @@ _COMMANDS = {
     "info": ("serving.info_cli", "info", "Show what a bundle is and what it can do."),
     "whatif": ("serving.decisions_cli", "whatif", "Replay stored scores under other thresholds."),
     "escapes": ("serving.decisions_cli", "escapes", "Estimate escapes from passed parts that a person checked."),
+    "audit": ("serving.audit.cli", "audit", "Prove, replay, export and prune what a server recorded."),
     "tune": ("serving.tune", "tune", "Find the fastest engine and settings for a bundle on this machine."),
     "demo": ("training.demo", "demo", "The whole river on real solar cells."),
 }
@@ -80,7 +83,7 @@ def main(context: click.Context) -> None:
       defectlens train --data parts/ --out runs/parts
       defectlens export --run runs/parts --out bundles/parts
       defectlens serve --bundle bundles/parts
-      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays --page
     """
     context.obj = {"remote_predictor": _remote_predictor}
 

@@ -111,7 +111,7 @@ def _overlays(tab: Any, parts: int, look_ms: float) -> dict[str, Any]:
     times = []
     for _ in range(parts):
         before = tab.evaluate("window.review.seq")
-            tab.wait_for_timeout(look_ms)
+        tab.wait_for_timeout(look_ms)
         tab.keyboard.press("a")
         tab.wait_for_function(shown, arg=before)
         times.append(tab.evaluate("window.review.overlayMs"))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +21,7 @@ from serving.tuned import read_tuned
 from vision.bundle import load_bundle
 from vision.console import EXIT_FAILURE, exits_cleanly, finish, json_option, say
 from vision.engine import PRECISIONS
+from vision.errors import SettingsError
 
 _DEFAULTS = {name: field.default for name, field in ServerSettings.__dataclass_fields__.items()}
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -249,6 +250,8 @@ async def _serve(settings: ServerSettings, ready_file: Path | None) -> dict[str,
 @click.option("--source", required=True, help="Folder, quoted glob, image, video file or address, or camera index.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for answers.jsonl and overlays.")
 @click.option("--overlays", is_flag=True, help="Write a picture of every frame with what the model saw.")
+@click.option("--overlay-class", default="", help="Show the evidence for this class instead of the anomaly map.")
+@click.option("--page", is_flag=True, help="With --overlays: the whole lot in one HTML file, OUT/lot.html.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Frames per second at most.")
 @click.option("--jsonl", type=_FILE, help="Write the answers here instead of OUT/answers.jsonl.")
 @click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Frames out at once.")
@@ -260,6 +263,8 @@ def inspect(
     source: str,
     out: Path,
     overlays: bool,
+    overlay_class: str,
+    page: bool,
     rate: float | None,
     jsonl: Path | None,
     in_flight: int,
@@ -269,16 +274,20 @@ def inspect(
     """Send frames from a folder, video or camera to a server, and write down its answers.
 
     A frame without a verdict is listed and the others go on; the exit code is then 1. Ctrl-C ends in good order.
+    Overlays of one model share one colour scale, whatever the lot, so that any two of them can be compared.
 
     \b
     Example:
-      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays
+      defectlens inspect --server 127.0.0.1:50051 --source parts/test --out answers --overlays --page
       defectlens inspect --server 127.0.0.1:50051 --source 0 --out answers --rate 5
     """
     from serving.client import InspectionClient
     from serving.inspecting import Inspecting
     from serving.sources import open_source
+    from vision.lot_page import LotPage
 
+    if (page or overlay_class) and not overlays:
+        raise SettingsError("--page and --overlay-class are about overlays; give --overlays too")
     frames = open_source(source)
     answers = jsonl or out / "answers.jsonl"
     folder = out / "overlays" if overlays else None
@@ -287,11 +296,23 @@ def inspect(
         say(f"{server} serves {info.model.name} {info.model.version} on {info.provider}")
         for path in (out, answers.parent, *([] if folder is None else [folder])):
             path.mkdir(parents=True, exist_ok=True)
-        with answers.open("w", encoding="utf-8") as stream:
-            run = Inspecting(stream, overlays=folder, rate=rate, in_flight=in_flight, camera=camera)
+        about = f"{info.model.name} {info.model.version}, one colour scale for every frame of this model"
+        lot = LotPage(out / "lot.html", f"Lot {source}", about) if page else None
+        with answers.open("w", encoding="utf-8") as stream, lot or nullcontext():
+            run = Inspecting(
+                stream,
+                overlays=folder,
+                overlay_class=overlay_class,
+                page=lot,
+                rate=rate,
+                in_flight=in_flight,
+                camera=camera,
+            )
             with _interrupt_calls(run.stop.set):
                 tally = run.run(client, frames)
     figures = {**tally.figures(), "answers": answers, "overlays": folder}
+    if page:
+        figures["page"] = out / "lot.html"
     if tally.broken is not None:
         say(f"error: {tally.broken}")
     cut_short = run.stop.is_set() and not frames.is_live

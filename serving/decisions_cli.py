@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from serving.chosen_answers import chosen_answers, take_chosen
 from serving.whatif_page import ROWS, write_page
 from vision.bundle import load_bundle
 from vision.calibration.asking import read_asked
@@ -31,9 +32,9 @@ _NOW, _THEN = "as it was", "what if"
 @click.option(
     "--scores",
     type=_FILE,
-    required=True,
     help="predictions.jsonl of `evaluate` (with labels) or answers.jsonl of `inspect` (without).",
 )
+@chosen_answers
 @click.option("--out", type=_FOLDER, required=True, help="Folder for whatif.html and whatif.json.")
 @click.option(
     "--bundle", type=_FOLDER, help="Bundle that gave the scores: its thresholds and class thresholds are shown."
@@ -49,14 +50,14 @@ _NOW, _THEN = "as it was", "what if"
 @json_option
 @exits_cleanly
 def whatif(
-    scores: Path,
+    scores: Path | None,
     out: Path,
     bundle: Path | None,
     image_threshold: float | None,
     review_threshold: float | None,
     max_review: float | None,
     as_json: bool,
-    **rule: Any,
+    **options: Any,
 ) -> None:
     """Replay stored scores under other thresholds: overkill, escapes and review, and which parts would change.
 
@@ -67,10 +68,19 @@ def whatif(
     Example:
       defectlens whatif --scores reports/parts/predictions.jsonl --max-overkill 0.01 --out whatif
       defectlens whatif --scores answers/answers.jsonl --image-threshold 3.5 --review-threshold 2 --out whatif
+      defectlens whatif --audit audit --lot L2 --image-threshold 3.5 --out whatif
     """
-    manifest = None if bundle is None else load_bundle(bundle).manifest
-    replay = Replay(read_scores(scores))
-    notes = _notes(replay, manifest)
+    loaded = None if bundle is None else load_bundle(bundle)
+    manifest = None if loaded is None else loaded.manifest
+    chosen, rule = take_chosen(options), options
+    if (scores is None) == (chosen is None):
+        raise SettingsError("take either --scores FILE or --audit DIR_OR_URL")
+    if chosen is not None:
+        replay, title = Replay(chosen.scores(loaded)), chosen.title
+    else:
+        path = Path(str(scores))
+        replay, title = Replay(read_scores(path)), path.name
+    notes = [*([] if chosen is None else chosen.notes), *_notes(replay, manifest)]
     then = _thresholds(replay, manifest, image_threshold, review_threshold, max_review, rule, notes)
     now = None if manifest is None else Thresholds.of(manifest.operating_point)
     verdicts = {_NOW: replay.stored_verdicts(), _THEN: replay.verdicts(then)}
@@ -81,7 +91,7 @@ def whatif(
     thresholds = {_NOW: now, _THEN: then}
     write_page(
         out / "whatif.html",
-        title=scores.name,
+        title=title,
         frames=len(replay.frames),
         outcomes=outcomes,
         thresholds=thresholds,
@@ -90,7 +100,7 @@ def whatif(
         notes=notes,
     )
     document = {
-        "scores": scores.name,
+        "scores": title,
         "frames": len(replay.frames),
         "thresholds": {name: None if one is None else asdict(one) for name, one in thresholds.items()},
         "rates": {name: _rates(outcome) for name, outcome in outcomes.items()},
@@ -205,6 +215,7 @@ def _table(outcomes: dict[str, Outcome]) -> list[str]:
     help='JSON lines with "verdict" and, where somebody checked, "defective"; instead of the four numbers.',
 )
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the interval.")
+@chosen_answers
 @json_option
 @exits_cleanly
 def escapes(
@@ -215,6 +226,7 @@ def escapes(
     reviews: Path | None,
     confidence: float,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Estimate how many passed parts are defective, from passed parts that a person checked.
 
@@ -226,16 +238,23 @@ def escapes(
       defectlens escapes --checked 500 --found 2
       defectlens escapes --checked 500 --found 2 --passed 20000 --caught 340
       defectlens escapes --reviews checked.jsonl
+      defectlens escapes --audit audit --since 2026-01-01
     """
+    chosen = take_chosen(options)
     counts: dict[str, int | None] = {"checked": checked, "found": found, "passed": passed, "caught": caught}
-    if reviews is not None:
-        if any(value is not None for value in counts.values()):
-            raise SettingsError("--reviews holds the numbers; leave --checked, --found, --passed and --caught away")
+    given = [chosen is not None, reviews is not None, any(value is not None for value in counts.values())]
+    if sum(given) > 1:
+        raise SettingsError(
+            "--reviews and --audit hold the numbers; take one; leave --checked, --found, --passed and --caught away"
+        )
+    if chosen is not None:
+        counts = dict(chosen.escape_counts())
+    elif reviews is not None:
         counts = dict(count_reviews(read_lines(reviews)))
         if not counts["checked"]:
             raise SettingsError(f'{reviews} holds no passed part that somebody checked (verdict PASS with "defective")')
     if counts["checked"] is None or counts["found"] is None:
-        raise SettingsError("give --checked N and --found K, or a file by --reviews")
+        raise SettingsError("give --checked N and --found K, a file by --reviews or a store by --audit")
     estimate = estimate_escapes(
         counts["checked"], counts["found"], passed=counts["passed"], caught=counts["caught"], confidence=confidence
     )

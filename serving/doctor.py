@@ -85,7 +85,7 @@ def examine(status: ServerStatus, models: Sequence[ModelInfo], *, ready: bool, n
     Args:
         now: seconds since 1970.
     """
-    found = [*_server(status, models, ready=ready), *_models(models), *_stations(status, now)]
+    found = [*_server(status, models, ready=ready), *_models(models), *_stations(status, now), *_audit(status)]
     for camera in status.cameras:
         found += _camera(camera, models)
     return sorted(found, key=lambda finding: not finding.alarm)
@@ -188,6 +188,23 @@ def _stations(status: ServerStatus, now: float) -> Iterator[Finding]:
             age = now - station.checked_at
             advice = "check it at the start of each shift" if age > _DAY_S else ""
             yield Finding(name, False, f"passed its check {duration(age)} ago: {station.reason}", advice)
+
+
+def _audit(status: ServerStatus) -> Iterator[Finding]:
+    audit = status.audit
+    if audit is None:
+        return
+    known = audit.recorded + audit.failed + audit.dropped + audit.waiting
+    if known != audit.offered:
+        words = f"{audit.offered} records offered, {known} accounted for"
+        yield Finding("audit", True, words, "this is a bug of the server: keep its log and report it")
+    if audit.problem:
+        what = "no verdict is given" if audit.mode == "strict" else "answers are given, and not recorded"
+        yield Finding("audit", True, f"{what}: {audit.problem}", "make room on the disk, or mend the database")
+    if audit.dropped:
+        advice = "a faster disk, or fewer frames"
+        yield Finding("audit", True, f"{audit.dropped} answers were lost to the record", advice)
+    yield Finding("audit", False, f"{audit.recorded} records ({audit.mode}), {audit.waiting} waiting")
 
 
 def _camera(camera: CameraStatus, models: Sequence[ModelInfo]) -> Iterator[Finding]:

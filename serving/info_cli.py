@@ -50,8 +50,15 @@ def _show(facts: dict[str, Any], indent: str = "") -> None:
             click.echo(f"{indent}{key}:")
             _show(value, indent + "  ")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value in ({}, None) else value
-            click.echo(f"{indent}{key}: {shown}")
+            click.echo(f"{indent}{key}: {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if value in ({}, [], "", None):
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
@@ -73,6 +80,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "check_frames": bundle.has_check_frames,
         "drift_signals": [] if reference is None else [signal.name for signal in reference.signals],
         "calibration_images": len(manifest.calibration_scores),
+        "explanations": None if manifest.explanations is None else asdict(manifest.explanations),
         "metrics": manifest.metrics,
         "parity": manifest.parity,
         "provenance": manifest.provenance,

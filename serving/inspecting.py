@@ -19,6 +19,7 @@ from serving.messages import FrameRequest, InspectionReply, Outputs, StreamAnswe
 from serving.sources import FileSource, SourceFrame, VideoSource
 from vision.console import plain, say, track
 from vision.errors import DefectLensError, SupersededError
+from vision.lot_page import LotPage
 from vision.types import Verdict
 
 # More bad frames than this are in the file of answers, not on the screen.
@@ -60,6 +61,8 @@ class Inspecting:
     Args:
         answers: where the JSON lines go.
         overlays: folder for the overlays; None asks for none.
+        overlay_class: whose evidence they show; empty: the anomaly map.
+        page: where every overlay is shown too, open; only with ``overlays``.
         rate: frames per second at most; None sends as fast as answers come.
         in_flight: frames that are out at once.
         camera: name that the frames go under; empty for none.
@@ -70,6 +73,8 @@ class Inspecting:
         answers: IO[str],
         *,
         overlays: Path | None = None,
+        overlay_class: str = "",
+        page: LotPage | None = None,
         rate: float | None = None,
         in_flight: int = 4,
         camera: str = "",
@@ -77,6 +82,8 @@ class Inspecting:
         self.stop = threading.Event()
         self._answers = answers
         self._overlays = overlays
+        self._overlay_class = overlay_class
+        self._page = page
         self._rate = rate
         self._in_flight = in_flight
         self._camera = camera
@@ -104,7 +111,7 @@ class Inspecting:
         return self._tally
 
     def _requests(self, source: FileSource | VideoSource) -> Iterator[FrameRequest]:
-        outputs = Outputs(overlay=self._overlays is not None)
+        outputs = Outputs(overlay=self._overlays is not None, overlay_class=self._overlay_class)
         due = time.monotonic()
         for index, frame in enumerate(source):
             if self._rate is not None:
@@ -167,6 +174,9 @@ class Inspecting:
         path = self._overlays / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(reply.overlay_jpeg)
+        if self._page is not None:
+            found = reply.inspection
+            self._page.add(frame.name, found.verdict, found.reason, found.anomaly_score, reply.overlay_jpeg)
         return path
 
 

@@ -75,6 +75,23 @@ class StationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditStatus:
+    """How the recording of answers does. Always: offered = recorded + failed + dropped + waiting.
+
+    ``failed``: could not be written, and whoever waited was told. ``dropped``: lost. ``problem``: why writing fails
+    now; empty if it does not.
+    """
+
+    mode: str
+    offered: int
+    recorded: int
+    failed: int
+    dropped: int
+    waiting: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageTimes:
     """Quantiles over the recent frames, in ms."""
 
@@ -109,7 +126,9 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """The live picture. ``recent`` is None if no frame was answered lately; ``errors`` is keyed by error code."""
+    """The live picture. ``recent`` is None if no frame was answered lately; ``errors`` is keyed by error code;
+    ``audit`` is None where answers are not recorded.
+    """
 
     uptime_s: float
     served: tuple[ServedModel, ...]
@@ -120,3 +139,4 @@ class ServerStatus:
     queue_depth: int
     resident_memory_bytes: int
     stations: tuple[StationStatus, ...] = ()
+    audit: AuditStatus | None = None

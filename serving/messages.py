@@ -13,6 +13,7 @@ from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.drift.states import Drift
 from vision.errors import DefectLensError, SettingsError
+from vision.explanations import Explanations
 from vision.preprocess import PixelFormat, raw_pixels
 from vision.types import Frame, Inspection
 
@@ -231,7 +232,7 @@ class WatchInfo:
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a server serves. The ``_json`` fields are JSON objects for people to read. ``drift`` is None where no camera
-    is watched.
+    is watched, ``explanations`` for a bundle of an earlier version.
     """
 
     model: ModelIdentity
@@ -255,3 +256,4 @@ class ModelInfo:
     fast_decode: bool
     drift: WatchInfo | None = None
     class_calibration: ClassCalibration | None = None
+    explanations: Explanations | None = None

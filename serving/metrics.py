@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
 from prometheus_client.core import (
@@ -20,11 +20,14 @@ from protos.inspection.v1 import inspection_pb2 as pb
 from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
-from serving.metrics_watched import Watched
+from serving.metrics_watched import Audited, Watched
 from serving.recent import STAGES, Histogram
 from serving.stations import Stations
 from serving.telemetry import Snapshot, Telemetry
 from vision.errors import SettingsError
+
+if TYPE_CHECKING:  # loads the audit store, which a server without one need not
+    from serving.recording import Recording
 
 _MS_PER_S = 1000.0
 _DEADLINE = pb.ErrorCode.Name(pb.DEADLINE_PASSED)
@@ -41,11 +44,20 @@ class MetricsServer:
         SettingsError: the address cannot be bound.
     """
 
-    def __init__(self, address: str, telemetry: Telemetry, fleet: Fleet, stations: Stations) -> None:
+    def __init__(
+        self,
+        address: str,
+        telemetry: Telemetry,
+        fleet: Fleet,
+        stations: Stations,
+        recording: Recording | None = None,
+    ) -> None:
         host, _, port = address.rpartition(":")
         registry = CollectorRegistry()
         registry.register(_Frames(telemetry, lambda: fleet.served))
         registry.register(Watched(lambda: fleet.watches, stations))
+        if recording is not None:
+            registry.register(Audited(recording.counts))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         gpus = _open_gpus()

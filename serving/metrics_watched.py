@@ -1,8 +1,9 @@
-"""Metrics of what is watched beside the verdicts: cameras and stations."""
+"""Metrics of what is watched beside the verdicts: cameras, stations and the audit trail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -10,6 +11,9 @@ from prometheus_client.registry import Collector
 from serving.drift import DriftWatch
 from serving.stations import Stations
 from vision.drift.states import DriftState
+
+if TYPE_CHECKING:  # loads the audit store, which a server without one need not
+    from serving.audit.recorder import RecorderCounts
 
 _STATES = [state for state in DriftState if state is not DriftState.NOT_WATCHED]
 
@@ -33,6 +37,34 @@ class Watched(Collector):
         for station in self._stations.all():
             serving.add_metric([station.station], int(station.serving))
         yield serving
+
+
+class Audited(Collector):
+    """Metrics of the recording of answers.
+
+    Args:
+        counts: what became of the records so far.
+    """
+
+    def __init__(self, counts: Callable[[], RecorderCounts]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._counts()
+        for name, value, text in (
+            ("offered", counts.offered, "Answers and acts that were to be recorded."),
+            ("recorded", counts.recorded, "Records that are durable."),
+            ("failed", counts.failed, "Records that could not be written; whoever waited was told."),
+            ("dropped", counts.dropped, "Records that are lost; anything but 0 is an alarm."),
+            ("groups", counts.groups, "Groups of records that were written in one go."),
+            ("write_seconds", counts.seconds, "Time spent writing."),
+            ("checkpoints", counts.checkpoints, "Signed checkpoints."),
+        ):
+            yield CounterMetricFamily(f"defectlens_audit_{name}", text, value)
+        yield GaugeMetricFamily("defectlens_audit_waiting", "Records that wait to be written.", counts.waiting)
+        yield GaugeMetricFamily("defectlens_audit_waiting_bytes", "Of their frames.", counts.waiting_bytes)
+        text = "1 while the store cannot be written to: strict servers then give no verdict."
+        yield GaugeMetricFamily("defectlens_audit_failing", text, int(bool(counts.problem)))
 
 
 def _cameras(watches: Sequence[DriftWatch]) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from serving.audit.bundles import keep_bundle
 from serving.audit.drafts import Draft
 from serving.audit.recorder import Recorder, RecorderCounts
 from serving.audit.signing import Signer
+from serving.live import AuditStatus
 from serving.messages import EncodedImage, FrameRequest, ModelInfo, RawImage
 from serving.pipeline import FrameResult
 from serving.recording_options import SERVER, AuditMode, AuditSettings
@@ -64,6 +65,19 @@ class Recording:
     def counts(self) -> RecorderCounts:
         """What became of the records; for any thread."""
         return self._recorder.counts()
+
+    def status(self) -> AuditStatus:
+        """The same in short, for the live picture."""
+        counts = self._recorder.counts()
+        return AuditStatus(
+            self.mode,
+            counts.offered,
+            counts.recorded,
+            counts.failed,
+            counts.dropped,
+            counts.waiting,
+            counts.problem,
+        )
 
     async def answered(
         self,

@@ -148,6 +148,7 @@ def describe(
             max_shared_bytes=settings.offered_shared_bytes,
         ),
         fast_decode=settings.fast_decode,
+        explanations=manifest.explanations,
         drift=None if watch is None else watch.info,
         class_calibration=manifest.class_calibration,
     )

@@ -215,7 +215,9 @@ class InspectionServer:
         if self._settings.metrics is not None:
             from serving.metrics import MetricsServer
 
-            self.metrics = MetricsServer(self._settings.metrics, self.telemetry, self.fleet, self.stations)
+            self.metrics = MetricsServer(
+                self._settings.metrics, self.telemetry, self.fleet, self.stations, self.recording
+            )
             _log.info(Event("metrics", address=self.metrics.address))
 
     def _station_changed(self, station: str, serving: bool) -> None:

@@ -144,7 +144,8 @@ class InspectionServicer(pb_grpc.InspectionServiceServicer):
 
     def _status(self) -> ServerStatus:
         status = with_drift(self._telemetry.status(self._fleet.served), self._fleet.watches)
-        return replace(status, stations=self._stations.all())
+        audit = None if self._recording is None else self._recording.status()
+        return replace(status, stations=self._stations.all(), audit=audit)
 
     async def _answer(self, message: pb.InspectRequest, caller: _Caller) -> pb.InspectResponse:
         """The one way of every frame. Raises errors of our tree and nothing else."""

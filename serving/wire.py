@@ -22,6 +22,7 @@ from serving.messages import (
     RawImage,
 )
 from serving.wire_decision import calibration_from_proto, calibration_to_proto, point_from_proto, point_to_proto
+from serving.wire_explanations import explanations_from_proto, explanations_to_proto
 from vision.errors import SettingsError, UnsupportedFormatError
 from vision.preprocess import PixelFormat
 
@@ -107,6 +108,7 @@ def model_to_proto(info: ModelInfo) -> pb.GetModelResponse:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=info.fast_decode,
+        explanations=None if info.explanations is None else explanations_to_proto(info.explanations),
         drift=None if info.drift is None else wire_drift.watch_to_proto(info.drift),
         class_calibration=calibration_to_proto(info.class_calibration),
     )
@@ -148,6 +150,7 @@ def model_from_proto(message: pb.GetModelResponse) -> ModelInfo:
             max_shared_bytes=limits.max_shared_bytes,
         ),
         fast_decode=message.fast_decode,
+        explanations=explanations_from_proto(message.explanations) if message.HasField("explanations") else None,
         drift=wire_drift.watch_from_proto(message.drift) if message.HasField("drift") else None,
         class_calibration=(
             calibration_from_proto(message.class_calibration) if message.HasField("class_calibration") else None

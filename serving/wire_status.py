@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from protos.inspection.v1 import inspection_pb2 as pb
 from serving import wire, wire_cameras
-from serving.live import CameraStatus, FrameCounts, RecentFrames, ServedModel, ServerStatus, StageTimes
+from serving.live import AuditStatus, CameraStatus, FrameCounts, RecentFrames, ServedModel, ServerStatus, StageTimes
 
 
 def status_to_proto(status: ServerStatus) -> pb.GetStatusResponse:
@@ -44,6 +46,7 @@ def status_to_proto(status: ServerStatus) -> pb.GetStatusResponse:
         queue_depth=status.queue_depth,
         resident_memory_bytes=status.resident_memory_bytes,
         stations=[wire_cameras.station_to_proto(station) for station in status.stations],
+        audit=None if status.audit is None else pb.AuditStatus(**asdict(status.audit)),
     )
 
 
@@ -70,6 +73,19 @@ def status_from_proto(message: pb.GetStatusResponse) -> ServerStatus:
         queue_depth=message.queue_depth,
         resident_memory_bytes=message.resident_memory_bytes,
         stations=tuple(wire_cameras.station_from_proto(station) for station in message.stations),
+        audit=_audit_from_proto(message.audit) if message.HasField("audit") else None,
+    )
+
+
+def _audit_from_proto(message: pb.AuditStatus) -> AuditStatus:
+    return AuditStatus(
+        mode=message.mode,
+        offered=message.offered,
+        recorded=message.recorded,
+        failed=message.failed,
+        dropped=message.dropped,
+        waiting=message.waiting,
+        problem=message.problem,
     )
 
 

@@ -26,6 +26,7 @@ from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.drift.reference import make_reference, write_reference
 from vision.engine import EngineOptions, open_engine
+from vision.explanations import ClassCheck, Estimate, Explanations
 from vision.preprocess import InputSpec
 from vision.seen import Seen, write_seen
 from vision.types import Inspection, ModelOutputs, Verdict
@@ -35,6 +36,18 @@ GREY = 128
 CLASSES = ("good", "bright", "dark")
 CALIBRATION = tuple(float(value) for value in np.linspace(0.0, 0.1, 99, dtype=np.float32))
 OPERATING_POINT = OperatingPoint(0.3, 0.2, 0.25, evidence="99 made-up good parts")
+# The tiny model's logits have no bias, and its score is the largest cell alone. One class was found wanting.
+EXPLAINED = Explanations(
+    biases=(0.0, 0.0, 0.0),
+    top_share=0.001,
+    evidence_scale=(0.05, 0.5, 0.5),
+    checks={
+        "bright": ClassCheck("passed", "made up", 9, Estimate(0.8, 0.7, 0.9), Estimate(0.1, 0.05, 0.15)),
+        "dark": ClassCheck("failed", "made up", 9, Estimate(0.1, 0.05, 0.15), Estimate(0.1, 0.05, 0.15)),
+        "good": ClassCheck("unchecked", "made up"),
+    },
+    measured="made-up frames",
+)
 CLASS_POLICY: dict[str, Any] = {"class_thresholds": {"bright": 0.9, "dark": 0.9}, "unknown_below": 0.5}
 CLASS_CALIBRATION = ClassCalibration(
     "temperature", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), 60, {"good": 0.5, "bright": 0.25, "dark": 0.25}, "made up"
@@ -55,6 +68,7 @@ def make_bundle(
     work: int = 0,
     image_threshold: float = 0.3,
     damage_golden: bool = False,
+    explanations: Explanations | None = None,
     good_frames: int = 0,
     probabilities: bool = False,
     seen: Seen | None = None,
@@ -100,6 +114,7 @@ def make_bundle(
         metrics={"image_auroc": 1.0},
         parity={"largest": 0.0},
         provenance={"data": "made up"},
+        explanations=explanations,
     )
     write_manifest(folder, manifest)
     return folder

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from training.data import read_data
+from training.drawn import Overlays
 from training.evaluate import evaluate as evaluate_predictor
 from training.export import export_bundle
 from training.options import TrainOptions
@@ -28,7 +30,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _HEADLINE = ("image_auroc", "image_ap", "accuracy", "pixel_auroc", "pixel_ap", "aupro", "miou", "overkill_rate")
 
 
-def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which images: ``data``, ``folds``, ``fold`` and ``part_pattern``."""
     for option in (
         click.option("--part-pattern", help="Regular expression on file names; its first group names the part."),
         click.option("--fold", type=int, help="Number of the fold that is the test set."),
@@ -40,7 +43,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@_data_options
+@data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the run; must not hold another one.")
 @click.option("--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32.")
 @click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names.")
@@ -142,7 +145,7 @@ def export(
 
 
 @click.command()
-@_data_options
+@data_options
 @click.option("--bundle", "bundle_folder", type=_FOLDER, required=True, help="Bundle to measure.")
 @click.option(
     "--split",
@@ -167,6 +170,17 @@ def export(
     help="What it computes in.",
 )
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.json, report.html, predictions.jsonl.")
+@click.option(
+    "--overlays",
+    type=click.Choice(["jpeg", "png"]),
+    help="Draw every image too: OUT/overlays in this format, and all of them in OUT/lot.html.",
+)
+@click.option("--overlay-class", help="With --overlays: show the evidence for this class, not the anomaly map.")
+@click.option(
+    "--full-colour",
+    type=float,
+    help="With --overlays: the map's value from which colours are full. Default: the bundle's, for every lot the same.",
+)
 @json_option
 @click.pass_context
 @exits_cleanly
@@ -182,6 +196,9 @@ def evaluate(
     provider: Any,
     precision: Any,
     out: Path,
+    overlays: Any,
+    overlay_class: str | None,
+    full_colour: float | None,
     as_json: bool,
 ) -> None:
     """Measure a bundle on labelled images; write a report.
@@ -191,8 +208,11 @@ def evaluate(
     \b
     Example:
       defectlens evaluate --bundle bundles/parts --data parts/ --out reports/parts
+      defectlens evaluate --bundle bundles/parts --data parts/ --out reports/parts --overlays jpeg
     """
     set_up_logging()
+    if overlays is None and (overlay_class is not None or full_colour is not None):
+        raise SettingsError("--overlay-class and --full-colour are about overlays; give --overlays jpeg too")
     bundle = load_bundle(bundle_folder)
     images = read_data(data, folds=folds, fold=fold, part_pattern=part_pattern)
     samples = images.test if split == "test" else images.train
@@ -206,7 +226,22 @@ def evaluate(
         if remote is None:
             raise SettingsError("--server works from the `defectlens` command, which knows the client")
         predictor = remote(server, bundle)
-    report = evaluate_predictor(predictor, images, samples, out)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = None
+    if overlays is not None:
+        drawn = Overlays(
+            out,
+            bundle.manifest,
+            images.root,
+            bundle.manifest.input.white_level,
+            kind=overlays,
+            class_name=overlay_class,
+            full_colour=full_colour,
+        )
+    with drawn or nullcontext():
+        report = evaluate_predictor(predictor, images, samples, out, overlays=drawn)
     say(f"report: {out / 'report.html'}")
     figures = {name: report[name] for name in _HEADLINE if report.get(name) is not None}
+    if drawn is not None:
+        figures["page"] = out / "lot.html"
     finish({"images": len(samples), **figures, "report": out / "report.html"}, as_json=as_json)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from training import metrics
 from training.data import DataSet, Sample
 from training.decision_figures import probability_figures, promise_figures
+from training.drawn import Overlays
 from training.gallery import Gallery
 from training.metrics import F64, NAN
 from training.pixel_metrics import MAX_FPR
@@ -56,12 +57,19 @@ class Prediction:
 
 
 def evaluate(
-    predictor: Predictor, data: DataSet, samples: Sequence[Sample], out: Path, *, seed: int = 0
+    predictor: Predictor,
+    data: DataSet,
+    samples: Sequence[Sample],
+    out: Path,
+    *,
+    seed: int = 0,
+    overlays: Overlays | None = None,
 ) -> dict[str, Any]:
     """Measure ``predictor`` on ``samples`` of ``data``, write the three files into ``out`` and return the report.
 
     Overkill is counted over images that are certainly good, escapes over defects; a part that goes to review is
     overkill when it is good and no escape when it is not. Intervals are 95 % bootstrap intervals over images.
+    ``overlays``, open, gets every image too.
 
     Raises:
         DataError: there is no sample.
@@ -77,6 +85,8 @@ def evaluate(
         prediction = _prediction(sample, inspection, manifest)
         predictions.append(prediction)
         tally.add(sample, inspection)
+        if overlays is not None:
+            overlays.add(sample, inspection)
         gallery.add(sample, prediction.truth, inspection)
     report = _figures(predictions, tally, manifest, seed)
     report["counts"] = dict(sorted(Counter(sample.label for sample in samples).items()))
@@ -227,6 +237,9 @@ def _write_predictions(path: Path, predictions: Sequence[Prediction], root: Path
             line = {
                 "path": relative(one.sample.path, root),
                 "label": one.sample.label,
+                "truth": one.truth,
+                "is_defect": one.sample.is_defect,
+                "is_ambiguous": one.sample.is_ambiguous,
                 "predicted": one.predicted,
                 "class_scores": dict(zip(manifest.classes, map(float, one.class_scores), strict=True)),
                 "class_probabilities": None

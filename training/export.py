@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from training.explain.carried import describe_graph
 from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
@@ -91,11 +92,14 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
                 write_reduced(folder, precision, run.probes)
         if run.reference is not None:
             write_reference(folder, run.reference)
-        write_manifest(folder, replace(run.manifest, parity=parity))
-        load_bundle(folder).replay_golden(engine)
+        manifest = replace(run.manifest, parity=parity)
+        write_manifest(folder, manifest)
+        bundle = load_bundle(folder)
+        bundle.replay_golden(engine)
+        manifest = replace(manifest, explanations=describe_graph(bundle, engine))
         if quantize:
-            parity["reduced"] = {precision: prove_reduced(load_bundle(folder), precision) for precision in quantize}
-            write_manifest(folder, replace(run.manifest, parity=parity))
+            parity["reduced"] = {precision: prove_reduced(bundle, precision) for precision in quantize}
+        write_manifest(folder, manifest)
     return load_bundle(out)
 
 

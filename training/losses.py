@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Evidence of a class that is really seen is of this order or above, in logits.
+_SOME_EVIDENCE = 1.0
+
 
 def class_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Soft cross-entropy. ``logits`` and ``target`` ``[N, C]``; a target row of zeros takes no part."""
@@ -54,6 +57,22 @@ def class_map_loss(logits: Tensor, mask: Tensor, target: Tensor, known: Tensor) 
     labels = target[rows][:, None, None].expand_as(weight)
     entropy = F.cross_entropy(logits[rows].float(), labels, reduction="none")
     return ((entropy * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1.0)).mean()
+
+
+def evidence_loss(contributions: Tensor, mask: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """−log of the share of a defect's evidence that lies inside its mask: right for the right reasons.
+
+    Evidence is what speaks for the class, the positive contributions. Source of the idea: Ross et al. 2017, who punish
+    what lies outside. That alone has an easy way out, no evidence at all and the class told by the others having none
+    either; so the share is taken of the evidence and one unit of logit more. ``contributions`` ``[N, C, h, w]``,
+    ``mask`` ``[N, h, w]``, ``target`` ``[N]`` the class whose evidence is meant (−1: none).
+    """
+    rows = known & (target >= 0) & ((mask > 0.5).flatten(1).any(dim=1))
+    if not bool(rows.any()):
+        return contributions.sum() * 0.0
+    evidence = contributions[rows, target[rows]].float().clamp(min=0.0)
+    inside, total = (evidence * (mask[rows] > 0)).sum(dim=(1, 2)), evidence.sum(dim=(1, 2))
+    return -((inside + 1e-3) / (total + _SOME_EVIDENCE)).log().mean()
 
 
 def reconstruction_loss(distances: Sequence[Tensor], rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vision.model.detector import Detector, DetectorOutputs, pool
 from vision.model.localizer import cosine_distances
 
 # How much each loss counts; all are of the order of 1 at the start.
-_WEIGHTS = {"class": 1.0, "image": 1.0, "pixel": 1.0, "class_map": 0.5, "reconstruction": 1.0}
+_WEIGHTS = {"class": 1.0, "image": 1.0, "pixel": 1.0, "class_map": 0.5, "evidence": 0.1, "reconstruction": 1.0}
 
 
 class Objective(nn.Module):
@@ -61,6 +61,10 @@ def _parts(outputs: DetectorOutputs, batch: Batch) -> dict[str, Tensor]:
     if outputs.class_map is not None:
         classes = outputs.mask_logits[:, 1:]
         parts["class_map"] = losses.class_map_loss(classes, batch.mask, batch.defect_class, batch.has_mask)
+    # The good class comes first, and its evidence may lie anywhere; a row of zeros has no class.
+    target = batch.target.argmax(dim=1)
+    target = torch.where((target > 0) & (batch.target.sum(dim=1) > 0), target, -1)
+    parts["evidence"] = losses.evidence_loss(outputs.saliency_map, batch.mask, target, batch.has_mask)
     if outputs.predicted is not None and outputs.standardised is not None:
         # A frame with a synthetic defect is to be rebuilt as the frame without it (as in OneNIP, Gao 2024).
         rows = batch.clean_row >= 0

@@ -33,6 +33,7 @@ class TrainOptions:
     device: Device = "auto"
     flips: bool | None = None
     mixer: str = "dense"
+    heads: int = 8
     patience: int | None = None
     reconstruction: bool = False
 

@@ -128,28 +128,29 @@ class PixelCounter:
         self._coarse.append(np.add.reduceat(counts, starts, axis=1).astype(np.float32))
 
     def figures(self, seed: int = 0, resamples: int = 1000) -> PixelFigures:
-        """The metrics of all images added so far.
-
-        Intervals resample images. They are taken on some 1,024 bins and moved by the difference that these make to the
-        metric itself.
-        """
+        """The metrics of all images added so far, with the intervals of ``resampled``."""
         auroc, ap, aupro = (float(value) for value in self._areas(self._all_counts()))
         intervals: dict[str, tuple[float, float]] = {}
-        if self._coarse:
-            coarse = np.stack(self._coarse).reshape(len(self._coarse), -1)
-            draws = bootstrap_draws(len(coarse), seed, resamples).astype(np.float32)
-            drawn = (draws @ coarse).astype(np.float64).reshape(resamples, 3, -1)
-            pooled = coarse.sum(axis=0, dtype=np.float64).reshape(3, -1)
-            for name, exact, binned, values in zip(
-                ("pixel_auroc", "pixel_ap", "aupro"),
-                (auroc, ap, aupro),
-                self._areas(pooled),
-                self._areas(drawn),
-                strict=True,
-            ):
-                low, high = percentile_interval(values + (exact - float(binned)))
-                intervals[name] = (float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
+        for name, values in self.resampled(seed, resamples).items():
+            low, high = percentile_interval(values)
+            intervals[name] = (float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
         return PixelFigures(auroc, ap, aupro, intervals, sum(self._regions))
+
+    def resampled(self, seed: int, resamples: int) -> dict[str, F64]:
+        """The metrics of resamples of the images, each ``[resamples]``; empty without an image.
+
+        They are taken on some 1,024 bins and moved by the difference that these make to the metric itself. Counters of
+        as many images draw the same ones for the same seed, so that their differences are paired.
+        """
+        if not self._coarse:
+            return {}
+        coarse = np.stack(self._coarse).reshape(len(self._coarse), -1)
+        draws = bootstrap_draws(len(coarse), seed, resamples).astype(np.float32)
+        drawn = (draws @ coarse).astype(np.float64).reshape(resamples, 3, -1)
+        pooled = coarse.sum(axis=0, dtype=np.float64).reshape(3, -1)
+        areas = zip(self._areas(self._all_counts()), self._areas(pooled), self._areas(drawn), strict=True)
+        moved = [values + (float(exact) - float(binned)) for exact, binned, values in areas]
+        return dict(zip(("pixel_auroc", "pixel_ap", "aupro"), moved, strict=True))
 
     def _all_counts(self) -> F64:
         """``[3, distinct scores]``, ascending: bins as far as they reach, then every kept score on its own."""

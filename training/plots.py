@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -153,6 +153,21 @@ def reliability_figure(before: Sequence[Bin], after: Sequence[Bin], what: str, t
         )
         axes.legend(loc="upper left", frameon=False)
         return _svg(figure, title)
+
+
+def error_time_figure(points: Mapping[str, tuple[float, float, float, float]], what: str) -> str:
+    """What accuracy costs: by name, ms of a frame and the share of errors with its interval."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(7.2, 3.6)
+        for name, (ms, errors, low, high) in points.items():
+            reach = [[100.0 * max(0.0, errors - low)], [100.0 * max(0.0, high - errors)]]
+            axes.errorbar([ms], [100.0 * errors], reach, color=_GOOD, marker="o", markersize=6, linewidth=1.4)
+            axes.annotate(name, (ms, 100.0 * errors), xytext=(7, 5), textcoords="offset points")
+        axes.set(xlabel="ms a frame, one CPU thread", ylabel=f"{what}, %")
+        axes.margins(x=0.18, y=0.12)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        return _svg(figure, "Errors and time of each variant")
 
 
 def _strips(axes: Any, strips: Sequence[tuple[str, F64]], good: str | None) -> None:

@@ -83,6 +83,8 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         reconstruction=recipe.reconstruction,
         class_map=recipe.class_map,
         mixer=options.mixer,
+        heads=options.heads,
+        guided_readout=data.good_class is not None,
         subspace=recipe.subspace,
     )
     identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}

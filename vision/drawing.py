@@ -113,9 +113,13 @@ def _put_lines(
     cv2.polylines(canvas, [line], isClosed=False, color=colour, thickness=max(2, half // 5), lineType=cv2.LINE_AA)
 
 
-def blend(picture: Canvas, share: FloatArray, strength: float) -> Canvas:
-    """Colour over a picture: ``share`` ``[H, W]`` in 0..1 picks the colour and, times ``strength``, its opacity."""
-    colours = colour_table()[(share * 255).round().astype(np.uint8)]
+def blend(picture: Canvas, share: FloatArray, strength: float, *, grey: bool = False) -> Canvas:
+    """Colour over a picture: ``share`` ``[H, W]`` in 0..1 picks the colour and, times ``strength``, its opacity.
+
+    ``grey``: nothing but light grey, for what is not to be relied on.
+    """
+    table = np.full((256, 3), _GREY, np.uint8) if grey else colour_table()
+    colours = table[(share * 255).round().astype(np.uint8)]
     alpha = (share * strength)[:, :, None]
     return (picture * (1 - alpha) + colours * alpha).round().astype(np.uint8)
 

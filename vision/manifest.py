@@ -14,6 +14,7 @@ import numpy as np
 from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.errors import BundleError, DefectLensError
+from vision.explanations import Explanations
 from vision.preprocess import InputSpec
 from vision.types import FloatArray
 
@@ -43,7 +44,8 @@ class Manifest:
     label comes from the image threshold and not from the class scores. ``calibration_scores``: anomaly scores of good
     calibration images, ascending. ``class_calibration`` makes probabilities of class logits; None where no labelled
     images were left to fit it, and there is then no probability. ``metrics``, ``parity``, ``provenance``: figures and
-    origin, for people to read.
+    origin, for people to read. ``explanations``: what the maps add up with, and how good they are; None in bundles of
+    earlier versions.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    explanations: Explanations | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,17 +74,20 @@ class Manifest:
         if list(self.calibration_scores) != sorted(self.calibration_scores):
             raise BundleError("calibration scores must be in ascending order")
         self._check_classes()
+        if self.explanations is not None:
+            self.explanations.check_classes(self.classes)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Manifest:
         """From what ``dataclasses.asdict`` and JSON made of it; entries that earlier versions did not know may miss."""
-        calibration = values.get("class_calibration")
+        calibration, explanations = values.get("class_calibration"), values.get("explanations")
         known = {
             "input": InputSpec(**values["input"]),
             "operating_point": OperatingPoint.from_dict(values["operating_point"]),
             "classes": tuple(values["classes"]),
             "calibration_scores": tuple(values["calibration_scores"]),
             "class_calibration": None if calibration is None else ClassCalibration.from_dict(calibration),
+            "explanations": None if explanations is None else Explanations.from_dict(explanations),
             "files": {name: FileEntry(**entry) for name, entry in values["files"].items()},
         }
         return cls(**{**values, **known})

@@ -6,7 +6,6 @@ The frame is never coloured where it is shown as it is: contours run around a re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,7 +28,9 @@ from vision.drawing import (
     text_size,
 )
 from vision.errors import SettingsError, UnknownClassError
+from vision.explanations import evidence
 from vision.postprocess import resize_map
+from vision.scales import Scale, anomaly_scale, evidence_scale
 from vision.types import FloatArray, Frame, Inspection
 
 # Long side of a pane in pixels: small frames are enlarged until text beside them is readable, large ones reduced.
@@ -38,49 +39,40 @@ _SMALLEST_SHORT_SIDE = 160
 # From this width : height on, the panes stand one below the other.
 _STACKED_FROM = 2.0
 _COLUMN = 340  # at least, so that a legend has room for its numbers
-_MARGIN, _HEADER, _NOTE, _FOOTER = 14, 78, 34, 60
+_MARGIN, _HEADER, _NOTE, _FOOTER = 14, 78, 34, 96
 _STRENGTH = 0.65  # opacity at the top of the scale: what lies under it stays visible
 _LABELS = 8  # more would cover the part
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """What the colours mean: values from ``low`` (clear) to ``high`` (full), in words, and a value to mark."""
-
-    low: float
-    high: float
-    title: str
-    mark: float | None = None
-
-    def share(self, values: FloatArray) -> FloatArray:
-        scaled: FloatArray = np.clip((values - self.low) / (self.high - self.low), 0, 1).astype(np.float32)
-        return np.nan_to_num(scaled)
-
-    def position(self, value: float) -> float:
-        """Where a value stands on the legend, 0..1."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
-
-
 def render_overlay(
-    frame: Frame, inspection: Inspection, manifest: Manifest, *, class_name: str | None = None
+    frame: Frame,
+    inspection: Inspection,
+    manifest: Manifest,
+    *,
+    class_name: str | None = None,
+    full_colour: float | None = None,
 ) -> NDArray[np.uint8]:
     """Draw one inspected frame.
 
     Args:
         frame: as it was inspected.
         inspection: of this very frame.
-        manifest: the bundle's classes, calibration scores and operating point; they fix the colour scale of the anomaly
-            map, so that two frames can be compared.
+        manifest: the bundle's classes, calibration scores, operating point and explanations; they fix the colours, so
+            that any two frames of the model can be compared.
         class_name: show the evidence for this class (its positive contributions to the logit) instead of the anomaly
-            map. A model without an anomaly map shows that of the predicted class anyway.
+            map. A model without an anomaly map shows that of the predicted class anyway. Evidence of a class that
+            failed its check is drawn in grey.
+        full_colour: the map's value from which colours are full; None takes the bundle's.
 
     Returns:
         uint8 ``[H, W, 3]`` RGB; a pane's long side is 480 to 900 px, whatever the frame's size.
 
     Raises:
         UnknownClassError: the model has no class of this name.
-        SettingsError: the inspection is of a frame of another size.
+        SettingsError: the inspection is of a frame of another size, or ``full_colour`` is no number above 0.
     """
+    if full_colour is not None and not (math.isfinite(full_colour) and full_colour > 0):
+        raise SettingsError(f"the value of full colour must be a finite number above 0; got {full_colour}")
     if class_name is not None and class_name not in manifest.classes:
         raise UnknownClassError(f"no class {class_name!r} to show; choose one of {', '.join(manifest.classes)}")
     if frame.shape[:2] != (inspection.frame_height, inspection.frame_width):
@@ -90,9 +82,11 @@ def render_overlay(
         )
     pane = _to_pane(frame)
     height, width = pane.shape[:2]
-    values, scale = _map_and_scale(inspection, manifest, class_name)
-    heat = blend(pane, scale.share(resize_map(values, height, width)), _STRENGTH)
+    values, scale = _map_and_scale(inspection, manifest, class_name, full_colour)
+    heat = blend(pane, scale.share(resize_map(values, height, width)), _STRENGTH, grey=scale.muted)
     marked, note = _mark_regions(pane, heat, inspection)
+    if scale.outline is not None:
+        _outline(heat, scale.outline)
 
     stacked = width >= _STACKED_FROM * height
     column = max(width, _COLUMN)
@@ -128,35 +122,17 @@ def _to_pane(frame: Frame) -> Canvas:
     return np.repeat(frame[:, :, None], 3, axis=2) if frame.ndim == 2 else np.ascontiguousarray(frame)
 
 
-def _map_and_scale(inspection: Inspection, manifest: Manifest, class_name: str | None) -> tuple[FloatArray, _Scale]:
+def _map_and_scale(
+    inspection: Inspection, manifest: Manifest, class_name: str | None, full_colour: float | None
+) -> tuple[FloatArray, Scale]:
     pixel_threshold = manifest.operating_point.pixel_threshold
     if class_name is None and inspection.anomaly_map is not None and pixel_threshold is not None:
-        return inspection.anomaly_map, _anomaly_scale(pixel_threshold, manifest)
+        return inspection.anomaly_map, anomaly_scale(inspection, manifest, pixel_threshold, full_colour)
     name = class_name or inspection.predicted
     if name not in manifest.classes:  # an unknown defect: of the classes, the likeliest
         name = manifest.classes[int(inspection.class_scores.argmax())]
-    evidence = np.maximum(np.nan_to_num(inspection.saliency_map[manifest.classes.index(name)]), 0)
-    logit = float(inspection.class_logits[manifest.classes.index(name)])
-    title = f"contribution to logit of {printable(name)} (sum with bias {logit:.2f}), per cell"
-    return evidence, _Scale(0.0, _round_up(float(evidence.max())), title)
-
-
-def _anomaly_scale(pixel_threshold: float, manifest: Manifest) -> _Scale:
-    """From the median good score to twice the pixel threshold: data of the bundle, never of the frame."""
-    low = 0.0
-    if len(manifest.calibration_array):
-        low = float(np.median(manifest.calibration_array))
-    if low >= pixel_threshold:  # the map's values and the pooled score need not be on one level
-        low = min(0.0, 2 * pixel_threshold - 1.0)
-    high = max(2 * pixel_threshold, 2 * pixel_threshold - low)
-    return _Scale(low, high, "anomaly score (raw)", pixel_threshold)
-
-
-def _round_up(value: float) -> float:
-    """To 1, 2 or 5 times a power of ten, at least 0.1: nearby frames share a scale, and noise is not blown up."""
-    value = max(value, 0.1)
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= value * 0.999)
+    values = evidence(inspection.saliency_map[manifest.classes.index(name)])
+    return values, evidence_scale(inspection, manifest, name, full_colour)
 
 
 def _mark_regions(pane: Canvas, heat: Canvas, inspection: Inspection) -> tuple[Canvas, str]:
@@ -188,6 +164,14 @@ def _mark_regions(pane: Canvas, heat: Canvas, inspection: Inspection) -> tuple[C
     if inspection.anomaly_map is not None:
         note += f", {count or 'no'} region{'s' if count != 1 else ''}"
     return marked, "; ".join([note, *homeless])
+
+
+def _outline(heat: Canvas, cells: FloatArray) -> None:
+    """A thin line around the cells that make the score; where they are many, it follows their outer edge."""
+    height, width = heat.shape[:2]
+    inside = cv2.resize((cells > 0).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(inside.astype(np.uint8, copy=False), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(heat, contours, -1, CONTOUR, 1)
 
 
 def _put_labels(
@@ -245,10 +229,11 @@ def _score_line(inspection: Inspection, manifest: Manifest) -> str:
     )
 
 
-def _put_legend(canvas: Canvas, scale: _Scale, left: int, top: int, width: int) -> None:
+def _put_legend(canvas: Canvas, scale: Scale, left: int, top: int, width: int) -> None:
     """A bar of the colours as they look over a grey part, with numbers and what they measure."""
     shares = np.tile(np.linspace(0, 1, width, dtype=np.float32), (12, 1))
-    canvas[top : top + 12, left : left + width] = blend(np.full((12, width, 3), 96, np.uint8), shares, _STRENGTH)
+    part = np.full((12, width, 3), 96, np.uint8)
+    canvas[top : top + 12, left : left + width] = blend(part, shares, _STRENGTH, grey=scale.muted)
     first = put_text(canvas, f"{scale.low:.3g}", left, top + 18, 0.42, INK) + 8
     text = f">= {scale.high:.3g}"
     last = left + width - text_size(text, 0.42)[0]
@@ -260,5 +245,6 @@ def _put_legend(canvas: Canvas, scale: _Scale, left: int, top: int, width: int) 
         text = f"pixel threshold {scale.mark:.3g}"
         wide = text_size(text, 0.42)[0]
         put_text(canvas, text, max(first, min(x - wide // 2, last - 8 - wide)), top + 18, 0.42, INK)
-    text, size = fitting(scale.title, 0.42, width)
-    put_text(canvas, text, left, top + 34, size, SOFT_INK)
+    for row, line in enumerate((scale.title, *scale.notes)):
+        text, size = fitting(line, 0.42, width)
+        put_text(canvas, text, left, top + 36 + 17 * row, size, SOFT_INK)

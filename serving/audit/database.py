@@ -21,8 +21,10 @@ from vision.errors import AuditError, SettingsError
 _LOCK_WAIT_S = 30
 _CACHE_KIB = 64 * 1024
 _MAPPED_BYTES = 1 << 30
-# An answer takes some 2 KiB: on the usual 4 KiB a page would hold one, and be half empty.
+# An answer takes some 3 KiB, those of models with many classes more than a page of the usual 4 KiB.
 _PAGE_BYTES = 8192
+# Of each index; all of them would take minutes.
+_ANALYSED_ROWS = 400
 _WRITING = "audit_writing"
 # Any number that nobody else in the database uses.
 _UPGRADE_LOCK = 4_402_022
@@ -75,6 +77,14 @@ def upgrade(engine: Engine) -> None:
             command.upgrade(config, "head")
     except SQLAlchemyError as error:
         raise AuditError(f"the audit store {engine.url!r} cannot be opened: {_cause(error)}") from error
+
+
+def tune(engine: Engine) -> None:
+    """Let SQLite look again at what its indexes hold, from which it chooses one. PostgreSQL does so by itself."""
+    if engine.dialect.name == "sqlite":
+        with writing(engine) as connection:
+            connection.exec_driver_sql(f"PRAGMA analysis_limit={_ANALYSED_ROWS}")
+            connection.exec_driver_sql("ANALYZE")
 
 
 def check_version(engine: Engine) -> None:

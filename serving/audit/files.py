@@ -73,7 +73,7 @@ class Files:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WRITERS, "audit-files")
         list(self._pool.map(self._write_one, missing.items()))
-        list(self._pool.map(_flush_folder, [*folders, *([self.folder] if made else [])]))
+        list(self._pool.map(_flush_folder, [*folders, *([self.folder, self.folder.parent] if made else [])]))
 
     def remove(self, sha256s: Iterable[str]) -> None:
         """Take files away; those that are not there count as removed."""

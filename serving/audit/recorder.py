@@ -108,7 +108,7 @@ class Recorder:
         self._seconds = 0.0
         self._problem = ""
         self._warned = -_WARN_S
-        self._since_checkpoint = 0
+        self._since_checkpoint = self._tuned_at = 0
         self._thread = threading.Thread(target=self._run, name="audit")
         self._thread.start()
 
@@ -280,6 +280,9 @@ class Recorder:
     def _checkpoint(self) -> None:
         try:
             made = make_checkpoint(self._store, self._signer, self._clock_ns())
+            if made is not None and made.seq >= 2 * self._tuned_at:
+                self._store.tune()
+                self._tuned_at = made.seq
         except AuditError as error:
             self._fails(str(error))
             return

@@ -99,12 +99,12 @@ answers = Table(
     Column("maps", _SHA, nullable=False),
     Column("total_ms", Float(53)),
     Column("sampled", Boolean, nullable=False),
-    # Counters of any span of time are read from this index alone.
-    Index("answers_time", "time_ns", "camera", "verdict", "seq"),
+    Index("answers_time", "time_ns", "seq"),
     Index("answers_request", "request_id", "seq"),
     Index("answers_part", "part", "seq"),
     Index("answers_lot", "lot", "seq"),
     Index("answers_camera", "camera", "seq"),
+    # Counters are read from this index alone.
     Index("answers_camera_verdict", "camera", "verdict", "seq"),
     Index("answers_verdict", "verdict", "seq"),
     Index("answers_predicted", "predicted", "seq"),

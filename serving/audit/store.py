@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.audit import append, schema
-from serving.audit.database import check_version, open_engine, upgrade, writing
+from serving.audit.database import check_version, open_engine, tune, upgrade, writing
 from serving.audit.files import Files
 from serving.audit.place import AuditPlace
 from serving.audit.records import KINDS, Answer, Kind, Record
@@ -130,6 +130,15 @@ class Store:
                 yield connection
         except SQLAlchemyError as error:
             raise AuditError(f"{self.place.shown} cannot be read: {getattr(error, 'orig', None) or error}") from error
+
+    def tune(self) -> None:
+        """Have the database see to its choice of indexes; now and then, after the store has grown.
+
+        Raises:
+            AuditError: it cannot be written to.
+        """
+        with self.guarded():
+            tune(self.engine)
 
     def get(self, seq: int) -> Stored:
         """One record, of whatever kind.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import signal
 import subprocess
@@ -120,6 +121,24 @@ def test_a_folder_with_one_bad_file(address: str, parts: Path, tmp_path: Path) -
     overlays = sorted(path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.jpg"))
     assert len(overlays) == 4  # part0.bmp and part0.png do not overwrite each other
     assert cv2.imread(bright["overlay"]) is not None
+
+
+def test_a_lot_on_one_page(address: str, parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["inspect", "--server", address, "--source", parts, "--out", out]
+    result = run(*arguments, "--overlays", "--page", "--overlay-class", "bright", "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout.splitlines()[-1])
+    page = Path(figures["page"]).read_text()
+    assert page.count("<figure ") == 4
+    assert 'data-verdict="REJECT"' in page
+    assert "sub/part1.png" in page
+    assert "http" not in page  # self-contained
+    overlay = next(line["overlay"] for line in lines(out / "answers.jsonl") if "part1.png" in line["path"])
+    assert base64.b64encode(Path(overlay).read_bytes()).decode() in page
+    refused = run(*arguments, "--page")
+    assert refused.exit_code == 2
+    assert "give --overlays too" in refused.stderr
 
 
 def test_all_good_ends_with_0_and_lines_on_stderr(address: str, parts: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving import EncodedImage, FrameRequest, InspectionServer, ServerSettings
 from serving.recent import STAGES
+from serving.recording_options import AuditSettings
 from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
 from vision.errors import NotAnImageError, SettingsError
@@ -128,7 +129,8 @@ async def test_the_dashboard_asks_for_metrics_that_exist(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     watched = make_bundle(tmp_path / "watched", good_frames=40)
     stations = {"stations": {"press": ()}, "station_log": tmp_path / "log", "admin": "127.0.0.1:0"}
-    async with serve(watched, metrics="127.0.0.1:0", **stations) as (server, client):
+    audit = AuditSettings(where=str(tmp_path / "audit"))
+    async with serve(watched, metrics="127.0.0.1:0", audit=audit, **stations) as (server, client):
         for _ in range(20):  # all alike, and unlike the reference: an alarm
             await client.inspect(part())
         with pytest.raises(NotAnImageError):

@@ -19,10 +19,11 @@ from serving import ALL, FrameRequest, MapFormat, MaskFormat, Outputs, RawImage
 from serving.calls import as_request
 from serving.status import ERROR_KEY
 from serving.wire import request_to_proto
-from tests.fakes import GREY, make_bundle, part
+from tests.fakes import EXPLAINED, GREY, make_bundle, part
 from tests.serving.conftest import Serve, png
 from vision import errors
 from vision.bundle import load_bundle
+from vision.explanations import EXACT, score_shares
 from vision.postprocess import judge, resize_map
 from vision.preprocess import PixelFormat, decode_image, to_model_input
 from vision.types import Inspection, ModelOutputs, Verdict
@@ -77,6 +78,23 @@ async def test_saliency_on_the_grid_adds_up_to_the_logit(serve: Serve) -> None:
     async with serve() as (_, client):
         inspection = (await client.inspect(BAD, outputs=GRID)).inspection
     np.testing.assert_allclose(inspection.saliency_map.sum((1, 2)), inspection.class_logits, atol=1e-5)
+
+
+async def test_explanations_come_with_the_model_and_add_up(serve: Serve, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "explained", explanations=EXPLAINED)
+    async with serve(folder) as (_, client):
+        told = (await client.get_model()).explanations
+        found = (await client.inspect(BAD, outputs=GRID)).inspection
+    assert told == EXPLAINED
+    np.testing.assert_allclose(found.saliency_map.sum((1, 2)) + told.biases, found.class_logits, atol=EXACT)
+    assert found.anomaly_map is not None
+    shares = score_shares(found.anomaly_map, told.top_share)
+    assert abs(float((shares * found.anomaly_map).sum()) - found.anomaly_score) <= EXACT
+
+
+async def test_a_bundle_of_an_earlier_version_tells_nothing_of_its_explanations(serve: Serve) -> None:
+    async with serve() as (_, client):
+        assert (await client.get_model()).explanations is None
 
 
 async def test_maps_come_only_as_asked(serve: Serve, bundle: Path) -> None:

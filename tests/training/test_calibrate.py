@@ -34,6 +34,7 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
     config = ModelConfig(
         "test_efficientnet", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map, dim=32,
         depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1, subspace=recipe.subspace,
+        guided_readout=data.good_class is not None,
     )  # fmt: skip
     torch.manual_seed(0)
     stores = (FrameStore(parts.validation, _SPEC), FrameStore(parts.calibration, _SPEC))

@@ -147,7 +147,7 @@ def test_recall_and_cost_weigh_the_defects(bundle: Path, good: Path, tmp_path: P
     found = calibrate(bundle, "--data", f"{good},{bad}", "--cost", cost, "--defect-rate", "0.02")
     assert found["expected_cost_low"] <= found["expected_cost"] <= found["expected_cost_high"]
     assert found["defect_rate"] == 0.02
-    assert "nothing is promised" in found["said"]
+    assert "Nothing is promised" in found["said"]
 
 
 def test_images_of_the_training_are_refused_by_content(tmp_path: Path, good: Path, calibrate: Calibrate) -> None:

@@ -58,9 +58,13 @@ def test_a_bundle_answers_like_torch_at_any_batch_size(
             else:
                 assert one is None
                 assert other is None
-        # Saliency is the computation, in the graph too: the rest is one constant, the bias.
+        # Saliency is the computation, in the graph too: the rest is the bias, which the bundle carries.
         rest = got.class_logits - got.saliency_map.sum(axis=(2, 3))
-        np.testing.assert_allclose(rest, np.broadcast_to(rest[:1], rest.shape), atol=1e-4)
+        told = bundle.manifest.explanations
+        assert told is not None
+        np.testing.assert_allclose(rest, np.broadcast_to(told.biases, rest.shape), atol=1e-4)
+        np.testing.assert_allclose(told.biases, run.detector.readout.bias.detach().numpy(), atol=1e-5)
+        assert told.checks == {}
     report = bundle.manifest.parity
     assert set(report["batches"]) == {"1", "2", "7", "7 identical rows"}
     with pytest.raises(SettingsError, match="never overwritten"):

@@ -69,3 +69,29 @@ def test_reconstruction_loss_minds_the_hard_places_and_the_chosen_rows() -> None
     assert level.grad is not None
     assert float(level.grad[1].abs().sum()) == 0
     assert float(losses.reconstruction_loss([hard.detach()], torch.tensor([False, False]))) == 0
+
+
+def test_evidence_belongs_on_the_defect() -> None:
+    mask = torch.zeros(2, 4, 4)
+    mask[0, 0, 0] = 1
+    target, known = torch.tensor([1, 2]), torch.tensor([True, True])
+
+    def loss(inside: float, outside: float) -> float:
+        contributions = torch.zeros(2, 3, 4, 4)
+        contributions[0, 1, 0, 0], contributions[0, 1, 3, 3] = inside, outside
+        contributions[1, 2] = 5.0  # a frame with an empty mask says nothing
+        return float(losses.evidence_loss(contributions, mask, target, known))
+
+    assert loss(6.0, 0.0) < loss(6.0, 6.0) < loss(0.0, 6.0)
+    assert loss(6.0, 0.0) < 0.2
+    assert loss(0.0, 0.0) > 2.0, "to show no evidence at all must not be a way out"
+    assert loss(6.0, -9.0) == loss(6.0, 0.0), "what speaks against the class is no evidence"
+
+
+def test_evidence_without_a_known_mask_or_class_is_left_alone() -> None:
+    contributions = torch.ones(2, 3, 4, 4, requires_grad=True)
+    mask = torch.ones(2, 4, 4)
+    for target, known in (([-1, -1], [True, True]), ([1, 1], [False, False])):
+        value = losses.evidence_loss(contributions, mask, torch.tensor(target), torch.tensor(known))
+        assert float(value.detach()) == 0
+        value.backward()

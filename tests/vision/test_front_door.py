@@ -15,7 +15,7 @@ import defectlens
 
 COMMANDS = (
     *("train", "evaluate", "export", "calibrate", "serve", "inspect", "models", "top", "info", "whatif", "escapes"),
-    *("tune", "demo", "doctor", "masters", "override", "forget", "reference"),
+    *("tune", "demo", "doctor", "masters", "override", "forget", "reference", "explain"),
 )
 
 
@@ -101,7 +101,7 @@ def test_success_is_exit_code_0() -> None:
     assert done.stdout.startswith("defectlens")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "explain"])
 @pytest.mark.usefixtures("serving_installation")
 def test_the_serving_installation_says_what_is_missing(command: str, tmp_path: Path) -> None:
     """At the latest when the command runs: its help may still be shown."""
@@ -109,6 +109,7 @@ def test_the_serving_installation_says_what_is_missing(command: str, tmp_path: P
         "train": ["--data", str(tmp_path), "--out", str(tmp_path / "run")],
         "evaluate": ["--bundle", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "out")],
         "export": ["--run", str(tmp_path), "--out", str(tmp_path / "bundle")],
+        "explain": ["--bundle", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "out")],
     }[command]
     result = CliRunner().invoke(defectlens.main, [command, *arguments])
     assert result.exit_code == 2, result.output

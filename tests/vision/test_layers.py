@@ -31,6 +31,7 @@ def test_import_rule() -> None:
         "import serving",
         "import serving.cli, serving.tune",
         "import serving.server",
+        "import serving.recording, serving.audit.cli",
         "import vision.overlay, vision.engine_openvino, vision.engine_cuda",
     ],
 )
@@ -42,6 +43,11 @@ def test_serving_leaves_the_training_stack_alone(statement: str) -> None:
 def test_a_runtime_is_loaded_when_an_engine_is_opened_and_not_before() -> None:
     modules = loaded_after("import serving.cli, serving.server, serving.tune, vision.bundle, vision.engine_cuda")
     assert modules.isdisjoint({"onnxruntime", "openvino"})
+
+
+def test_what_records_is_loaded_by_who_records_and_not_before() -> None:
+    modules = loaded_after("import serving.cli, serving.server, serving.decisions_cli, serving.admin_client")
+    assert modules.isdisjoint({"sqlalchemy", "alembic", "cryptography", "pyarrow", "serving.audit"})
 
 
 def test_help_costs_neither_torch_nor_onnxruntime() -> None:

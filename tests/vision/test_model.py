@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from vision.errors import SettingsError
 from vision.model.backbone import Backbone, load_pretrained
 from vision.model.config import ModelConfig
-from vision.model.detector import Detector, pool
-from vision.model.mixers import MIXERS, Block
+from vision.model.detector import Detector
+from vision.model.mixers import ATTENTIONS, MIXERS, Block
+from vision.model.sparse import Windows
 from vision.model.subspace import NormalSubspace
 from vision.model.tokens import to_maps, to_tokens
 
@@ -35,11 +36,15 @@ BASE = ModelConfig(
 VARIANTS = {
     "masks": BASE,
     "linear mixer": replace(BASE, mixer="linear"),
+    "sparse mixer": replace(BASE, mixer="sparse"),
+    "lstm mixer": replace(BASE, mixer="lstm"),
+    "no mixer": replace(BASE, mixer="none"),
     "image labels": replace(BASE, class_map=False),
     "one class": replace(BASE, classes=("good", "anomaly"), class_map=False, reconstruction=True),
     "subspace": replace(BASE, classes=("good", "anomaly"), class_map=False, subspace=8),
     "everything": replace(BASE, reconstruction=True, subspace=8),
-    "no good class": replace(BASE, classes=("crack", "fray"), good_class=None, class_map=False),
+    "no good class": replace(BASE, classes=("crack", "fray"), good_class=None, class_map=False, guided_readout=False),
+    "not guided": replace(BASE, guided_readout=False),
 }
 
 
@@ -58,7 +63,8 @@ def test_outputs_have_the_promised_shapes(detector: Detector) -> None:
     config = detector.config
     outputs = detector(frames(2))
     assert outputs.class_logits.shape == (2, len(config.classes))
-    assert outputs.saliency_map.shape == outputs.attention_map.shape == (2, len(config.classes), 6, 8)
+    grid = (24, 32) if config.guided_readout else (6, 8)
+    assert outputs.saliency_map.shape == outputs.attention_map.shape == (2, len(config.classes), *grid)
     torch.testing.assert_close(outputs.attention_map.sum(dim=(2, 3)), torch.ones(2, len(config.classes)))
     if config.good_class is None:
         assert outputs.anomaly_map is outputs.anomaly_score is outputs.class_map is None
@@ -69,15 +75,6 @@ def test_outputs_have_the_promised_shapes(detector: Detector) -> None:
     if outputs.class_map is not None:
         assert outputs.class_map.shape == (2, 2, 24, 32)
         torch.testing.assert_close(outputs.class_map.sum(dim=1), torch.ones(2, 24, 32))
-
-
-@pytest.mark.parametrize("size", [(96, 128), (64, 64), (64, 256), (160, 96)])
-def test_bias_and_saliency_add_up_to_the_logit_at_any_size(detector: Detector, size: tuple[int, int]) -> None:
-    outputs = detector(frames(2, *size))
-    total = detector.readout.bias + outputs.saliency_map.sum(dim=(2, 3))
-    torch.testing.assert_close(total, outputs.class_logits, atol=1e-4, rtol=0)
-    if outputs.anomaly_map is not None:
-        torch.testing.assert_close(pool(outputs.anomaly_map), outputs.anomaly_score)
 
 
 def test_a_frame_gets_the_same_answer_whatever_batch_it_rides_in(detector: Detector) -> None:
@@ -132,6 +129,62 @@ def test_the_combination_weighs_and_scales_both_signals() -> None:
     torch.testing.assert_close(detector(batch).anomaly_map, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_guided_readout_reads_where_the_mask_is() -> None:
+    """The class's attention must follow the localizer, and class gradients must not teach it in training."""
+    torch.manual_seed(0)
+    detector = Detector(BASE).eval()
+    tokens, grid = torch.randn(1, 48, 32), (6, 8)
+    mask = torch.full((1, 24, 32), -8.0)
+    mask[0, 10:12, 20:22] = 8.0
+    _, contributions, attention = detector.readout(tokens, grid, mask)
+    assert attention[0, :, 10:12, 20:22].sum(dim=(1, 2)).min() > 0.5
+    assert (contributions[0].abs().flatten(1).argmax(dim=1) // 32 < 12).all()
+    learned = mask.requires_grad_()
+    detector.readout.train()(tokens, grid, learned)[0].sum().backward()
+    assert learned.grad is None
+    detector.readout.eval()(tokens, grid, learned)[0].sum().backward()
+    assert learned.grad is not None
+
+
+def test_models_of_earlier_versions_have_no_guided_readout() -> None:
+    before = {name: value for name, value in BASE.as_dict().items() if name != "guided_readout"}
+    assert not ModelConfig.from_dict(before).guided_readout
+    with pytest.raises(SettingsError, match="no good class, and so no mask"):
+        replace(BASE, classes=("crack",), good_class=None, class_map=False)
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (9, 17), (16, 16)])
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_what_heads_look_at_is_what_they_compute_with(kind: str, grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    mixer = Block(kind, 32, 4).attention
+    assert mixer is not None
+    length = grid[0] * grid[1]
+    query, key, value = torch.randn(3, 2, 4, length, 8)
+    looks = mixer.weights(query, key, grid)
+    torch.testing.assert_close(looks.sum(dim=-1), torch.ones(2, 4, length))
+    torch.testing.assert_close(looks @ value, mixer.attend(query, key, value, grid), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 4), (8, 8), (9, 17), (16, 24), (7, 70)])
+def test_windows_are_put_together_as_they_were_cut_and_are_small(grid: tuple[int, int]) -> None:
+    windows = Windows(grid)
+    parts = torch.randn(2, 3, grid[0] * grid[1], 5)
+    cut = windows.cut(parts)
+    assert cut.shape[2] <= 64
+    assert cut.shape[1] * cut.shape[2] <= 3 * 1.8 * parts.shape[2] + 64
+    torch.testing.assert_close(windows.join(cut, 3), parts)
+
+
+def test_sparse_attention_sees_its_window_well_and_the_rest_through_prototypes() -> None:
+    torch.manual_seed(0)
+    mixer = Block("sparse", 32, 4).attention
+    assert mixer is not None
+    looks = mixer.looks_at(torch.randn(1, 256, 32), (16, 16))[0].mean(dim=0)[0].reshape(16, 16)
+    assert looks[:8, :8].sum() > 0.5
+    assert looks.min() > 0.0
+
+
 def test_a_subspace_is_blind_to_its_own_patterns_and_shows_the_place_of_anything_else() -> None:
     subspace = NormalSubspace((3, 5), 96, 128, components=2)
     basis = torch.linalg.qr(torch.randn(3 * 6 * 8, 2)).Q.t()
@@ -167,16 +220,32 @@ def test_models_of_earlier_versions_have_no_subspace() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", MIXERS)
-def test_every_mixer_mixes_and_ignores_the_order_of_the_others(kind: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in MIXERS if kind != "none"])
+def test_every_mixer_carries_what_is_far_away(kind: str) -> None:
     torch.manual_seed(0)
     block = Block(kind, 32, 4).eval()
-    tokens = torch.randn(1, 12, 32)
-    mixed = block(tokens, (3, 4))
+    grid = (3, 4) if kind == "lstm" else (16, 20)  # a scan meets only its own row and column
+    last = 3 if kind == "lstm" else -1
+    tokens = torch.randn(1, grid[0] * grid[1], 32)
     changed = tokens.clone()
-    changed[0, 11] = changed[0, 11].flip(0)
-    assert not torch.allclose(block(changed, (3, 4))[0, 0], mixed[0, 0]), "token 0 must see token 11"
-    order = torch.randperm(12)
+    changed[0, last] = changed[0, last].flip(0)
+    assert not torch.allclose(block(changed, grid)[0, 0], block(tokens, grid)[0, 0], atol=1e-7), "token 0 must see it"
+
+
+def test_without_a_mixer_every_place_is_for_itself() -> None:
+    block = Block("none", 32, 4).eval()
+    tokens = torch.randn(1, 12, 32)
+    changed = tokens.clone()
+    changed[0, 11] = 0.0
+    torch.testing.assert_close(block(changed, (3, 4))[0, :11], block(tokens, (3, 4))[0, :11])
+
+
+@pytest.mark.parametrize("kind", ["dense", "linear"])
+def test_attention_to_everything_ignores_the_order_of_the_others(kind: str) -> None:
+    torch.manual_seed(0)
+    block = Block(kind, 32, 4).eval()
+    tokens, order = torch.randn(1, 12, 32), torch.randperm(12)
+    mixed = block(tokens, (3, 4))
     torch.testing.assert_close(block(tokens[:, order], (3, 4)), mixed[:, order], atol=1e-5, rtol=1e-5)
 
 

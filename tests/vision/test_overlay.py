@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from vision.bundle import Manifest
 from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
-from vision.drawing import colour_table, fitting, printable, text_size
+from vision.drawing import CONTOUR, colour_table, fitting, printable, text_size
 from vision.errors import SettingsError, UnknownClassError
+from vision.explanations import ClassCheck, Estimate, Explanations, Status
 from vision.overlay import render_overlay
 from vision.postprocess import judge
+from vision.scales import evidence_scale
 from vision.types import Frame, Inspection, ModelOutputs, Verdict
 
 HEADER = 78
 MARGIN = 14
+FOOTER = 96
 
 
 def grey(height: int = 500, width: int = 600) -> Frame:
@@ -149,6 +152,78 @@ def test_the_part_stays_visible_under_the_map(manifest: Manifest) -> None:
     assert inside[frame[100:400, 100:500] == 200].mean() - inside[frame[100:400, 100:500] == 40].mean() > 40
 
 
+def explained(manifest: Manifest, status: Status = "passed") -> Manifest:
+    checks = {"scratch": ClassCheck(status, "made up", 9, Estimate(0.8, 0.7, 0.9), Estimate(0.1, 0.05, 0.15))}
+    return replace(
+        manifest, explanations=Explanations((0.5, -1.0), evidence_scale=(0.5, 1.0), checks=checks, measured="made up")
+    )
+
+
+def test_evidence_of_a_class_that_failed_its_check_is_grey(manifest: Manifest) -> None:
+    frame = grey()
+    inspection = inspected(frame, manifest)
+    for status, coloured in (("passed", True), ("unchecked", True), ("failed", False)):
+        picture = render_overlay(frame, inspection, explained(manifest, status), class_name="scratch")
+        pane = right_pane(picture).astype(int)
+        assert bool(np.ptp(pane, axis=2).max() > 60) is coloured, status
+        assert (pane[150, 250] != frame[150, 250]).any(), status  # the map is there, in grey too
+
+
+def test_evidence_has_one_scale_for_every_frame_of_a_bundle(manifest: Manifest) -> None:
+    told = explained(manifest)
+    frame = np.full((500, 600), 90, np.uint8)
+    weak = inspected(frame, told)
+    strong = replace(weak, saliency_map=weak.saliency_map * np.linspace(1, 4, 60, dtype=np.float32))
+    one, two = (right_pane(render_overlay(frame, found, told, class_name="scratch")) for found in (weak, strong))
+    assert (one[400, 0] == two[400, 0]).all()
+    before = replace(told, explanations=None)  # an earlier version's: scaled to each frame
+    one, two = (right_pane(render_overlay(frame, found, before, class_name="scratch")) for found in (weak, strong))
+    assert (one[400, 0] != two[400, 0]).any()
+
+
+def test_full_colour_can_be_set_and_must_make_sense(manifest: Manifest) -> None:
+    frame = np.full((500, 600), 90, np.uint8)
+    inspection = inspected(frame, manifest)
+    full, faint = (
+        right_pane(render_overlay(frame, inspection, manifest, full_colour=value))[150, 250].astype(int)
+        for value in (1.0, 50.0)
+    )
+    assert np.abs(full - 90).sum() > 100 > np.abs(faint - 90).sum()
+    for nonsense in (0.0, -1.0, float("nan")):
+        with pytest.raises(SettingsError, match="finite number above 0"):
+            render_overlay(frame, inspection, manifest, full_colour=nonsense)
+
+
+def test_the_cells_that_make_the_score_are_outlined_where_they_give_it(manifest: Manifest) -> None:
+    """30 of the 3,000 cells are one percent: their mean is 1, and no other score is explained by them."""
+    frame = grey()
+    for score, outlined in ((1.0, True), (0.9, False)):
+        inspection = inspected(frame, manifest, (np.s_[10:16, 20:25],), score=score)
+        pane = right_pane(render_overlay(frame, inspection, manifest))
+        found = np.argwhere((pane == CONTOUR).all(axis=2))
+        assert bool(len(found)) is outlined
+        if outlined:
+            assert found.min(axis=0).tolist() == [100, 200]
+            assert found.max(axis=0).tolist() == [159, 249]
+
+
+def test_the_legend_says_what_adds_up_and_how_good_it_is(manifest: Manifest) -> None:
+    frame = grey()
+    values = np.full((1, 2, 10, 10), 0.02, np.float32)
+    logits = np.array([[2.5, 1.0]], np.float32)
+    inspection = judge(ModelOutputs(logits, values, values), without_anomaly(manifest), *frame.shape)
+    told = replace(explained(manifest), classes=("good", "scratch"))
+    notes = evidence_scale(inspection, told, "scratch").notes
+    assert notes == (
+        "bias -1.00 + whole map 2.00 = logit 1.00",
+        "checked on 9 frames: 80% of it lay on the defect (by chance 10%)",
+    )
+    stretched = replace(inspection, saliency_map=np.repeat(inspection.saliency_map, 2, axis=1))
+    assert evidence_scale(stretched, told, "scratch").notes == notes[1:]
+    assert evidence_scale(inspection, explained(manifest, "failed"), "scratch").notes[1].startswith("FAILED ITS CHECK")
+    assert evidence_scale(inspection, manifest, "scratch").title.endswith("scaled to this frame")
+
+
 def test_one_scale_for_every_frame_of_a_bundle(manifest: Manifest) -> None:
     """The legend, and a spot of the same value, look alike whatever else is in the frame."""
     frame = np.full((500, 600), 90, np.uint8)
@@ -172,7 +247,7 @@ def test_pane_sizes(manifest: Manifest, size: tuple[int, int], expected: tuple[i
     frame = grey(*size)
     picture = render_overlay(frame, inspected(frame, manifest), manifest)
     column = max(expected[1], 340)
-    assert picture.shape == (HEADER + expected[0] + 60, 2 * column + 3 * MARGIN, 3)
+    assert picture.shape == (HEADER + expected[0] + FOOTER, 2 * column + 3 * MARGIN, 3)
 
 
 @pytest.mark.parametrize("size", [(100, 500), (500, 100), (40, 4000), (4000, 40), (1, 1), (1, 3000), (3000, 1)])

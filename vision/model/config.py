@@ -16,7 +16,8 @@ class ModelConfig:
     class first where there is one. ``reconstruction``: the model has the blocks that predict the features of a normal
     part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
     neither an anomaly score nor a map. ``subspace``: whole-frame patterns of good frames for each stride (see
-    ``vision.model.subspace``); 0 for none, as in models of earlier versions.
+    ``vision.model.subspace``); 0 for none, as in models of earlier versions. ``guided_readout``: classes are read off
+    where the mask head sees a defect; for models with a good class, and not in earlier versions.
     """
 
     backbone: str
@@ -34,6 +35,7 @@ class ModelConfig:
     reconstruction_depth: int = 4
     dropout: float = 0.2
     subspace: int = 0
+    guided_readout: bool = True
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or min(self.height, self.width) < 64:
@@ -44,6 +46,8 @@ class ModelConfig:
             raise SettingsError(f"{self.heads} heads do not divide {self.dim} and {self.reconstruction_dim} channels")
         if self.good_class is None and (self.reconstruction or self.subspace):
             raise SettingsError("a map of what is not normal needs good images; this model has no good class")
+        if self.good_class is None and self.guided_readout:
+            raise SettingsError("a guided read-out needs a mask head; this model has no good class, and so no mask")
         if self.subspace < 0:
             raise SettingsError(f"the subspace's number of patterns must be at least 0; got {self.subspace}")
         if self.good_class is not None and self.classes[0] != self.good_class:
@@ -58,4 +62,5 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        """The inverse of ``as_dict``; what an earlier version wrote has no guided read-out."""
+        return cls(**{"guided_readout": False, **values, "classes": tuple(values["classes"])})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vision.explanations import TOP_SHARE
 from vision.model.backbone import Backbone
 from vision.model.config import ModelConfig
 from vision.model.localizer import MaskHead, Reconstruction, Smoothing, cosine_distances
@@ -16,9 +17,6 @@ from vision.model.readout import AdditiveReadout
 from vision.model.subspace import NormalSubspace
 from vision.model.tokens import TokenFusion, stretch_to, to_maps
 
-# The anomaly score is the mean of this share of the map's largest values: one noisy pixel cannot make a reject, and
-# the score is explained exactly by the pixels that enter it.
-TOP_SHARE = 0.01
 # Numbers that stand for a frame as a whole when it is compared with others: enough to tell pictures apart, few enough
 # that a hundred good frames tell their covariance.
 EMBEDDING_SIZE = 64
@@ -65,7 +63,7 @@ class Detector(nn.Module):
         channels = self.backbone.channels
         self.fusion = TokenFusion(channels[1:], config.dim)
         self.blocks = nn.ModuleList(Block(config.mixer, config.dim, config.heads) for _ in range(config.depth))
-        self.readout = AdditiveReadout(config.dim, len(config.classes))
+        self.readout = AdditiveReadout(config.dim, len(config.classes), guided=config.guided_readout)
         self.reconstruction: Reconstruction | None = None
         self.mask_head: MaskHead | None = None
         if config.reconstruction:
@@ -104,12 +102,9 @@ class Detector(nn.Module):
         tokens, grid = self.fusion(features[1:])
         for block in self.blocks:
             tokens = block(tokens, grid)
-        logits, contributions, attention = self.readout(tokens)
-        count, classes = logits.shape
-        saliency = contributions.reshape(count, classes, *grid)
-        attended = attention.reshape(count, classes, *grid)
         embedding = embed(features[2])
         if self.mask_head is None:
+            logits, saliency, attended = self.readout(tokens, grid)
             return DetectorOutputs(logits, saliency, attended, None, None, None, embedding, None)
 
         standardised = predicted = distances = None
@@ -120,6 +115,7 @@ class Detector(nn.Module):
             distances = cosine_distances(predicted, standardised)
         seen = None if distances is None else [value.detach() for value in distances]
         mask_logits = self.mask_head(to_maps(tokens, grid), stride8, stride4, seen).float()
+        logits, saliency, attended = self.readout(tokens, grid, mask_logits[:, 0])
         subspace_map = None
         if self.subspace is not None and not self.training:  # solved for after training; no loss looks at it
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
@@ -159,7 +155,7 @@ class Detector(nn.Module):
 
 
 def pool(maps: Tensor) -> Tensor:
-    """Mean of the largest ``TOP_SHARE`` of each map: ``[N, h, w]`` to ``[N]``."""
+    """Mean of the largest ``TOP_SHARE`` of each map, as ``vision.explanations`` says: ``[N, h, w]`` to ``[N]``."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
 

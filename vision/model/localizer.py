@@ -74,6 +74,15 @@ class Reconstruction(nn.Module):
         folded, middle, coarse = torch.split(predicted, self.widths, dim=1)
         return [F.pixel_shuffle(folded, 2), middle, coarse]
 
+    def normal_features(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """What features of strides 8, 16, 32 would be on a normal part, as the backbone would give them."""
+        sizes = [(value.shape[-2], value.shape[-1]) for value in features]
+        predicted = self(self.standardise(features))
+        return [
+            F.adaptive_avg_pool2d(value, size) * getattr(self, f"std{index}") + getattr(self, f"mean{index}")
+            for index, (value, size) in enumerate(zip(predicted, sizes, strict=True))
+        ]
+
 
 def cosine_distances(predicted: Sequence[Tensor], standardised: Sequence[Tensor]) -> list[Tensor]:
     """1 − cosine over the channels, level by level: ``[N, C, h, w]`` twice to ``[N, h, w]`` in 0..2."""

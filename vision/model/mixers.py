@@ -1,68 +1,34 @@
-"""Token mixers behind one interface, and the transformer block that carries them."""
+"""Token mixers by name, and the block that carries one."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.errors import SettingsError
+from vision.model.attention import Attention, DenseAttention, LinearAttention
+from vision.model.mixer import Mixer
+from vision.model.scan import RowColumnScan
+from vision.model.sparse import SparseAttention
+
+ATTENTIONS: dict[str, type[Attention]] = {
+    "dense": DenseAttention,
+    "linear": LinearAttention,
+    "sparse": SparseAttention,
+}
+MIXERS = (*ATTENTIONS, "lstm", "none")
+"""``none`` leaves tokens to themselves: a CNN with a head on every place."""
 
 
-class Mixer(nn.Module, ABC):
-    """Tokens ``[N, T, dim]`` in, tokens of the same shape out; ``grid`` is their (rows, columns)."""
-
-    @abstractmethod
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor: ...
-
-
-class _Attention(Mixer):
-    """Queries, keys and values of several heads; a subclass says how they attend."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        attended = self.attend(*_split_heads(self.qkv(tokens), self.heads))
-        return torch.as_tensor(self.out(_join_heads(attended)))
-
-    @abstractmethod
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Three times ``[N, heads, T, dim / heads]`` to one of the same shape."""
-
-
-class DenseAttention(_Attention):
-    """Multi-head scaled dot product over all pairs of tokens: O(T²). Source: Vaswani et al. 2017."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value)
-
-
-class LinearAttention(_Attention):
-    """φ(q)(φ(k)ᵀv) with φ = ELU + 1: O(T), too blunt to copy its input. Source: Katharopoulos et al. 2020, eq. 4."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key = F.elu(query) + 1.0, F.elu(key) + 1.0
-        # Dividing the keys' sum by their number keeps bfloat16 in range on large grids; it cancels in the quotient.
-        scale = 1.0 / query.shape[-2]
-        summary = (key.transpose(-2, -1) * scale) @ value
-        norm = (query * (key.sum(dim=-2, keepdim=True) * scale)).sum(dim=-1, keepdim=True)
-        return (query @ summary) / norm
-
-
-MIXERS: dict[str, type[DenseAttention] | type[LinearAttention]] = {"dense": DenseAttention, "linear": LinearAttention}
-
-
-def make_mixer(kind: str, dim: int, heads: int) -> Mixer:
-    """Build a mixer by its name in ``MIXERS``."""
-    if kind not in MIXERS:
-        raise SettingsError(f"unknown mixer {kind!r}; choose one of {', '.join(MIXERS)}")
-    return MIXERS[kind](dim, heads)
+def make_mixer(kind: str, dim: int, heads: int) -> Mixer | None:
+    """Build a mixer by its name in ``MIXERS``; nothing for ``none``. Heads are for attention alone."""
+    if kind in ATTENTIONS:
+        return ATTENTIONS[kind](dim, heads)
+    if kind == "lstm":
+        return RowColumnScan(dim)
+    if kind == "none":
+        return None
+    raise SettingsError(f"unknown mixer {kind!r}; choose one of {', '.join(MIXERS)}")
 
 
 class Block(nn.Module):
@@ -70,25 +36,19 @@ class Block(nn.Module):
 
     def __init__(self, kind: str, dim: int, heads: int, *, expansion: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_mixer = nn.LayerNorm(dim)
         self.mixer = make_mixer(kind, dim, heads)
+        self.norm_mixer = nn.LayerNorm(dim) if self.mixer is not None else nn.Identity()
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
             nn.Linear(dim, expansion * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * dim, dim)
         )
 
+    @property
+    def attention(self) -> Attention | None:
+        """The mixer, if it is one of attention."""
+        return self.mixer if isinstance(self.mixer, Attention) else None
+
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        tokens = tokens + self.mixer(self.norm_mixer(tokens), grid)
+        if self.mixer is not None:
+            tokens = tokens + self.mixer(self.norm_mixer(tokens), grid)
         return torch.add(tokens, self.mlp(self.norm_mlp(tokens)))
-
-
-def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``[N, T, 3·dim]`` to three ``[N, heads, T, dim / heads]``."""
-    count, length, width = qkv.shape
-    query, key, value = qkv.reshape(count, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
-    return query, key, value
-
-
-def _join_heads(parts: Tensor) -> Tensor:
-    count, heads, length, width = parts.shape
-    return parts.transpose(1, 2).reshape(count, length, heads * width)

@@ -244,6 +244,27 @@ DRIFT_UNCLEAR: DriftState.ValueType  # 5
 """Something changed, and it cannot be told, or not yet, whether the camera or the parts."""
 Global___DriftState: _TypeAlias = DriftState  # noqa: Y015
 
+class _ExplanationStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExplanationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExplanationStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPLANATION_UNCHECKED: _ExplanationStatus.ValueType  # 0
+    """Nothing is known."""
+    EXPLANATION_PASSED: _ExplanationStatus.ValueType  # 1
+    EXPLANATION_FAILED: _ExplanationStatus.ValueType  # 2
+    """Do not go by this class's saliency; overlays draw it in grey."""
+
+class ExplanationStatus(_ExplanationStatus, metaclass=_ExplanationStatusEnumTypeWrapper): ...
+
+EXPLANATION_UNCHECKED: ExplanationStatus.ValueType  # 0
+"""Nothing is known."""
+EXPLANATION_PASSED: ExplanationStatus.ValueType  # 1
+EXPLANATION_FAILED: ExplanationStatus.ValueType  # 2
+"""Do not go by this class's saliency; overlays draw it in grey."""
+Global___ExplanationStatus: _TypeAlias = ExplanationStatus  # noqa: Y015
+
 @_typing.final
 class InspectRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1069,6 +1090,7 @@ class GetModelResponse(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     GATE_JSON_FIELD_NUMBER: _builtins.int
     CLASS_CALIBRATION_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     FAST_DECODE_FIELD_NUMBER: _builtins.int
     created: _builtins.str
     """ISO 8601."""
@@ -1111,6 +1133,10 @@ class GetModelResponse(_message.Message):
     def class_calibration(self) -> Global___ClassCalibration:
         """Not set where class scores are no probabilities."""
 
+    @_builtins.property
+    def explanations(self) -> Global___Explanations:
+        """Not set for a bundle of an earlier version."""
+
     def __init__(
         self,
         *,
@@ -1131,17 +1157,154 @@ class GetModelResponse(_message.Message):
         drift: Global___DriftWatch | None = ...,
         gate_json: _builtins.str = ...,
         class_calibration: Global___ClassCalibration | None = ...,
+        explanations: Global___Explanations | None = ...,
         fast_decode: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "drift", b"drift", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "drift", b"drift", "explanations", b"explanations", "good_class", b"good_class", "limits", b"limits", "model", b"model", "operating_point", b"operating_point", "provider", b"provider", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "drift", b"drift", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good_class", b"_good_class", "class_calibration", b"class_calibration", "classes", b"classes", "created", b"created", "drift", b"drift", "explanations", b"explanations", "fast_decode", b"fast_decode", "gate_json", b"gate_json", "good_class", b"good_class", "input_height", b"input_height", "input_width", b"input_width", "limits", b"limits", "metrics_json", b"metrics_json", "model", b"model", "operating_point", b"operating_point", "parity_json", b"parity_json", "provenance_json", b"provenance_json", "provider", b"provider", "tolerances", b"tolerances", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__good_class: _TypeAlias = _typing.Literal["good_class"]  # noqa: Y015
     _WhichOneofArgType__good_class: _TypeAlias = _typing.Literal["_good_class", b"_good_class"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__good_class) -> _WhichOneofReturnType__good_class | None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class Explanations(_message.Message):
+    """What the maps of an answer add up to, and how good they were as explanations when that was measured. In fp32, to 1e-4:
+    a class's logit = its bias + the sum of its saliency map (FLOAT32_GRID); the anomaly score = the mean of the largest
+    `top_share` of the anomaly map's values (FLOAT32_GRID; the number of values is rounded, at least one).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BIASES_FIELD_NUMBER: _builtins.int
+    TOP_SHARE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_SCALE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    top_share: _builtins.float
+    """0..1"""
+    measured: _builtins.str
+    """On what, in words."""
+    @_builtins.property
+    def biases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One a class, in the order of `classes`."""
+
+    @_builtins.property
+    def evidence_scale(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One a class: the contribution of a cell of the saliency map at which overlays show the full colour. May be empty."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassExplanation]:
+        """Empty if nothing was measured."""
+
+    def __init__(
+        self,
+        *,
+        biases: _abc.Iterable[_builtins.float] | None = ...,
+        top_share: _builtins.float = ...,
+        evidence_scale: _abc.Iterable[_builtins.float] | None = ...,
+        classes: _abc.Iterable[Global___ClassExplanation] | None = ...,
+        measured: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["biases", b"biases", "classes", b"classes", "evidence_scale", b"evidence_scale", "measured", b"measured", "top_share", b"top_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanations: _TypeAlias = Explanations  # noqa: Y015
+
+@_typing.final
+class ClassExplanation(_message.Message):
+    """The check of one class's saliency on labelled frames of this class."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    MASS_IN_MASK_FIELD_NUMBER: _builtins.int
+    RANDOM_MASS_FIELD_NUMBER: _builtins.int
+    INSERTION_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
+    RANDOMISED_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    status: Global___ExplanationStatus.ValueType
+    why: _builtins.str
+    """The status in words."""
+    frames: _builtins.int
+    """That were measured."""
+    @_builtins.property
+    def mass_in_mask(self) -> Global___Estimate:
+        """0..1, the share of the evidence that lies on the defect; higher is better."""
+
+    @_builtins.property
+    def random_mass(self) -> Global___Estimate:
+        """The same of random maps."""
+
+    @_builtins.property
+    def insertion(self) -> Global___Estimate:
+        """Mean class score while patches are shown, most important first; higher is better."""
+
+    @_builtins.property
+    def deletion(self) -> Global___Estimate:
+        """Mean class score while they are taken away; lower is better."""
+
+    @_builtins.property
+    def randomised(self) -> Global___Estimate:
+        """Rank correlation with the maps of random weights; lower is better."""
+
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        status: Global___ExplanationStatus.ValueType = ...,
+        why: _builtins.str = ...,
+        frames: _builtins.int = ...,
+        mass_in_mask: Global___Estimate | None = ...,
+        random_mass: Global___Estimate | None = ...,
+        insertion: Global___Estimate | None = ...,
+        deletion: Global___Estimate | None = ...,
+        randomised: Global___Estimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "insertion", b"insertion", "mass_in_mask", b"mass_in_mask", "random_mass", b"random_mass", "randomised", b"randomised"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "deletion", b"deletion", "frames", b"frames", "insertion", b"insertion", "mass_in_mask", b"mass_in_mask", "random_mass", b"random_mass", "randomised", b"randomised", "status", b"status", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassExplanation: _TypeAlias = ClassExplanation  # noqa: Y015
+
+@_typing.final
+class Estimate(_message.Message):
+    """A figure and its 95 % interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class DriftWatch(_message.Message):
@@ -1697,6 +1860,7 @@ class GetStatusResponse(_message.Message):
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     RESIDENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     STATIONS_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     uptime_s: _builtins.float
     queue_depth: _builtins.int
     """Frames that wait for inference now."""
@@ -1720,6 +1884,10 @@ class GetStatusResponse(_message.Message):
     def stations(self) -> _containers.RepeatedCompositeFieldContainer[Global___StationStatus]:
         """As the server was started with them."""
 
+    @_builtins.property
+    def audit(self) -> Global___AuditStatus:
+        """Not set where answers are not recorded."""
+
     def __init__(
         self,
         *,
@@ -1732,14 +1900,60 @@ class GetStatusResponse(_message.Message):
         queue_depth: _builtins.int = ...,
         resident_memory_bytes: _builtins.int = ...,
         stations: _abc.Iterable[Global___StationStatus] | None = ...,
+        audit: Global___AuditStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "recent", b"recent", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "cameras", b"cameras", "errors", b"errors", "queue_depth", b"queue_depth", "recent", b"recent", "resident_memory_bytes", b"resident_memory_bytes", "served", b"served", "stations", b"stations", "total", b"total", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class AuditStatus(_message.Message):
+    """How the recording of answers does. Always: offered = recorded + failed + dropped + waiting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    OFFERED_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """strict or best-effort."""
+    offered: _builtins.int
+    """Answers, and acts of people and of the server."""
+    recorded: _builtins.int
+    """Durable."""
+    failed: _builtins.int
+    """Could not be written, and whoever waited was told."""
+    dropped: _builtins.int
+    """Lost: no room, or no time at the end."""
+    waiting: _builtins.int
+    problem: _builtins.str
+    """Why writing fails now, in words; empty if it does not."""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        offered: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "failed", b"failed", "mode", b"mode", "offered", b"offered", "problem", b"problem", "recorded", b"recorded", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditStatus: _TypeAlias = AuditStatus  # noqa: Y015
 
 @_typing.final
 class StationStatus(_message.Message):

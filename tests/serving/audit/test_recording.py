@@ -9,19 +9,22 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
 from serving import ALL, Outputs
+from serving.admin_client import AdminClient
 from serving.audit import Action, Answer, Search, Store, actions, search
 from serving.audit.drafts import Draft
 from serving.audit.maps import read_sheet
 from serving.audit.recorder import Recorder
 from serving.audit.signing import Signer, kept_checkpoints
+from serving.doctor import examine
 from serving.messages import RawImage
 from serving.recording_options import AuditSettings
-from tests.fakes import part
+from tests.fakes import make_bundle, part
 from tests.serving.conftest import Serve, png
 from vision.errors import AuditError, DeadlineError, NotAnImageError, OverloadedError
 from vision.postprocess import resize_map
@@ -269,3 +272,42 @@ def test_a_record_whose_commit_was_in_doubt_is_not_written_twice(
     recorder.close()
     assert len(search(store, Search(request_id="r1")).answers) == 1
     store.close()
+
+
+async def test_a_full_disk_is_an_alarm_of_doctor_and_metrics(
+    serve: Serve, tmp_path: Path, disk: Callable[[Any], Slow]
+) -> None:
+    settings = auditing(tmp_path / "audit", mode="best-effort")
+    async with serve(audit=settings, metrics="127.0.0.1:0") as (server, client):
+        assert server.metrics is not None
+        url = f"http://{server.metrics.address}/metrics"
+        await client.inspect(png(part()))
+        status = await client.get_status()
+        assert [one for one in examine(status, [server.info], ready=True, now=0.0) if one.alarm] == []
+        disk(server).full = True
+        await client.inspect(png(part()))
+        while not server.recording.counts().problem:  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+        alarms = [one for one in examine(await client.get_status(), [server.info], ready=True, now=0.0) if one.alarm]
+        assert [one.subject for one in alarms] == ["audit"]
+        assert "not recorded: nothing could be written: No space left" in alarms[0].words
+        text = await asyncio.to_thread(lambda: urlopen(url).read().decode())
+        assert "defectlens_audit_failing 1.0" in text
+        assert "defectlens_audit_offered_total 3.0" in text
+        disk(server).full = False
+
+
+async def test_who_changed_a_model_and_why_is_recorded(serve: Serve, bundle: Path, tmp_path: Path) -> None:
+    second = make_bundle(tmp_path / "second", version="2")
+    async with serve(audit=auditing(tmp_path / "audit"), admin="127.0.0.1:0") as (server, _):
+        with AdminClient(server.admin_address or "") as admin:
+            await asyncio.to_thread(lambda: admin.load(second, by="eva", reason="new lens"))
+            await asyncio.to_thread(lambda: admin.rollback("fake", by="ulf", reason="more overkill"))
+    with Store.open(tmp_path / "audit") as store:
+        acts = [stored.record for stored in actions(store, limit=100)]
+    told = {one.action: one for one in acts if isinstance(one, Action)}
+    assert (told["load"].person, told["load"].subject, told["load"].reason) == ("eva", "fake", "new lens")
+    assert told["load"].details["serving"]["version"] == "2"
+    assert told["rollback"].person == "ulf"
+    assert told["rollback"].details["serving"]["version"] == "1"
+    assert sum(one.action == "model" for one in acts if isinstance(one, Action)) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -176,3 +177,27 @@ def test_a_database_password_is_never_shown() -> None:
 def test_old_bodies_are_read_by_field() -> None:
     body = full_answer().body()
     assert Answer.from_body({**body, "seq": 1, "kind": "answer", "added later": 1}) == full_answer()
+
+
+def test_everything_is_on_the_disk_before_a_record_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What survives a loss of power: a file and its name are flushed before the record that names it is written."""
+    flushed: list[Path] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        with store.reading() as connection:
+            assert connection.execute(select(schema.records)).first() is None
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr("serving.audit.files.os.fsync", note)
+    add(store, answer(), content=b"pixels")
+    ref = store.answer(1).frame
+    assert ref is not None
+    path = store.files.path(ref.sha256)
+    assert flushed[0].parent == path.parent  # the content, under another name yet
+    assert set(flushed[1:]) == {path.parent, store.place.files, store.place.files.parent}
+    if store.place.sqlite_file is not None:
+        with store.reading() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"

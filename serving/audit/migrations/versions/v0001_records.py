@@ -85,7 +85,7 @@ def _answers() -> None:
         sa.Column("sampled", sa.Boolean(), nullable=False),
     )
     indexes = {
-        "time": ["time_ns", "camera", "verdict", "seq"],
+        "time": ["time_ns", "seq"],
         "request": ["request_id", "seq"],
         "part": ["part", "seq"],
         "lot": ["lot", "seq"],

@@ -1,0 +1,120 @@
+"""Which token mixers are compared, and the runs of each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.data import DataSet
+from training.evaluate import evaluate
+from training.export import export_bundle
+from training.options import TrainOptions
+from training.predictor import EnginePredictor
+from training.run import Run, load_run, renamed, train_run
+from training.torch_engine import TorchEngine
+from vision.bundle import Bundle, load_bundle
+from vision.console import say
+from vision.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to let places hear of each other; ``meaning`` says it in words."""
+
+    name: str
+    mixer: str
+    heads: int
+    meaning: str
+
+
+VARIANTS = {
+    one.name: one
+    for one in (
+        Variant("cnn", "none", 8, "no mixing: a CNN with a head on every place"),
+        Variant("lstm", "lstm", 8, "a bidirectional scan of rows and columns"),
+        Variant("attention-1", "dense", 1, "attention between all places, one head"),
+        Variant("attention-8", "dense", 8, "attention between all places, eight heads"),
+        Variant("sparse", "sparse", 8, "attention within windows and to a few prototypes of the frame"),
+        Variant("linear", "linear", 8, "linear attention, eight heads"),
+    )
+}
+
+
+def choose_variants(names: str) -> list[Variant]:
+    """Variants by a comma-separated list of their names.
+
+    Raises:
+        SettingsError: an unknown or repeated name, or fewer than two.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in VARIANTS]:
+        raise SettingsError(f"unknown variant {', '.join(map(repr, unknown))}; choose from {', '.join(VARIANTS)}")
+    if len(set(wanted)) != len(wanted) or len(wanted) < 2:
+        raise SettingsError(f"a comparison needs at least two variants, each once; got {names!r}")
+    return [VARIANTS[name] for name in wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One variant trained with one seed: its folder, the report of its evaluation, and what it said of each image."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    report: dict[str, Any]
+    predictions: list[dict[str, Any]]
+
+
+def run_trials(
+    data: DataSet, options: TrainOptions, variants: Sequence[Variant], seeds: Sequence[int], out: Path
+) -> list[Trial]:
+    """Train and measure every variant with every seed; what has been finished in ``out`` is not done again.
+
+    One seed after the other, so that what is there after an interruption can be compared. All variants of a seed have
+    the same split, images, augmentations and number of steps.
+
+    Raises:
+        DataError: the data have no test part to compare on.
+        SettingsError: ``out`` holds a comparison of other data or options.
+    """
+    if not data.test:
+        raise DataError(f"{data.root} has no test images to compare on; add test/good/ and test/<defect>/")
+    trials = []
+    jobs = [(seed, variant) for seed in seeds for variant in variants]
+    for number, (seed, variant) in enumerate(jobs, 1):
+        folder = out / variant.name / f"seed-{seed}"
+        done = folder / "evaluation" / "report.json"
+        say(f"{number} of {len(jobs)}: {variant.name}, seed {seed}" + (" is there already" if done.is_file() else ""))
+        chosen = replace(options, mixer=variant.mixer, heads=variant.heads, seed=seed)
+        run = train_run(data, chosen, folder, resume=True) if not done.is_file() else None
+        if run is not None:
+            predictor = EnginePredictor(TorchEngine(run.detector), run.manifest, digest=None)
+            evaluate(predictor, data, data.test, folder / "evaluation", seed=seed)
+        trials.append(_read(variant, seed, folder, data, chosen))
+    return trials
+
+
+def _read(variant: Variant, seed: int, folder: Path, data: DataSet, options: TrainOptions) -> Trial:
+    report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    run = load_run(folder)
+    asked, had = options.as_dict(), {"heads": 8, **run.manifest.provenance["options"]}
+    differs = sorted(key for key, value in asked.items() if had.get(key) != value and key != "device")
+    if report["data_digest"] != data.digest or differs:
+        what = ", ".join(differs) or "the data"
+        raise SettingsError(f"{folder} holds a run with another {what}; give another --out")
+    lines = (folder / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return Trial(variant, seed, folder, report, [json.loads(line) for line in lines])
+
+
+def bundle_of(trial: Trial) -> tuple[Run, Bundle]:
+    """The trial's run and its exported bundle, which is written if it is not there yet."""
+    folder = trial.folder / "bundle"
+    run = load_run(trial.folder)
+    if not (folder / "bundle.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        export_bundle(renamed(run, trial.variant.name, str(trial.seed)), folder)
+    return run, load_bundle(folder)
