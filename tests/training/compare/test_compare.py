@@ -198,7 +198,7 @@ def test_the_command_trains_compares_and_goes_on_where_it_was(
     for one in report["variants"].values():
         assert 0.0 <= one["errors"] <= 1.0
         assert one["cost"]["ms"] > 0.0
-        assert one["cost"]["memory_mb"] >= 0.0  # the peak may lie in what came before
+        assert one["cost"]["memory_mb"] > 0.0
         assert one["mask_share_in_top_tokens"] is not None
     assert report["variants"]["lstm"]["cost"]["gflops"] > report["variants"]["cnn"]["cost"]["gflops"]
     page = (tmp_path / "out/report.html").read_text()
