@@ -245,7 +245,7 @@ def escapes(
     given = [chosen is not None, reviews is not None, any(value is not None for value in counts.values())]
     if sum(given) > 1:
         raise SettingsError(
-            "--reviews and --audit hold the numbers; leave the other, --checked, --found, --passed and --caught away"
+            "--reviews and --audit hold the numbers; take one; leave --checked, --found, --passed and --caught away"
         )
     if chosen is not None:
         counts = dict(chosen.escape_counts())

@@ -192,7 +192,7 @@ def export(
 
     if parquet is None and html is None:
         raise SettingsError("say what is to be written: --parquet FILE or --html FILE")
-    if html is not None and part is None and lot is None:
+    if html is not None and not part and not lot:
         raise SettingsError("an evidence sheet is of a part or a lot; give --part or --lot")
     place = AuditPlace.of(store, files=audit_files)
     wanted = Search(part=part, lot=lot, since_ns=nanoseconds(since), until_ns=nanoseconds(until))
@@ -295,7 +295,7 @@ def _key(place: AuditPlace, given: Path | None) -> PublicKey | None:
 
 
 def _wanted(part: str | None, lot: str | None) -> Search:
-    if part is None and lot is None:
+    if not part and not lot:
         raise SettingsError("say which answers: --part ID or --lot ID")
     return Search(part=part, lot=lot)
 

@@ -21,7 +21,7 @@ from vision.errors import AuditError, SettingsError
 _LOCK_WAIT_S = 30
 _CACHE_KIB = 64 * 1024
 _MAPPED_BYTES = 1 << 30
-# An answer takes some 2 KiB: on the usual 4 KiB a page would hold one, and be half empty.
+# An answer takes some 3 KiB, those of models with many classes more than a page of the usual 4 KiB.
 _PAGE_BYTES = 8192
 # Of each index; all of them would take minutes.
 _ANALYSED_ROWS = 400

@@ -119,7 +119,7 @@ def _part(store: Store, row: AnswerRow, digest: str) -> str:
         ("Reason", escape(answer.reason)),
         ("Model", _model(answer)),
         ("Anomaly score", _score(answer)),
-        ("Classes", escape(", ".join(f"{one.name} {_figure(one.score)}" for one in answer.classes))),
+        ("Classes", escape(", ".join(f"{one.name} {_share(one.score)}" for one in answer.classes))),
         ("Regions", escape("; ".join(f"{one.label} at {one.box}, {one.area_px} px" for one in answer.regions))),
         ("Request", escape(answer.request_id)),
         ("Times", _times(answer)),
@@ -216,6 +216,10 @@ def _times(answer: Answer) -> str:
     taken = "" if answer.captured_ns is None else f"taken {_time(answer.captured_ns)}, "
     took = answer.timings_ms.get("total_ms")
     return f"{taken}received {_time(answer.received_ns)}" + ("" if took is None else f", answered after {took:.1f} ms")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _figure(value: float | None) -> str:
