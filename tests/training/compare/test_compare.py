@@ -220,8 +220,8 @@ def test_the_command_trains_compares_and_goes_on_where_it_was(
 
     words[words.index("--batch") + 1] = "4"
     result = run(*words, "--seeds", "1")
-    assert result.exit_code == 1
-    assert "another batch" in result.output
+    assert result.exit_code == 2
+    assert "another batch" in result.stderr
 
 
 def test_without_a_test_part_there_is_nothing_to_compare_on(tmp_path: Path, options: TrainOptions) -> None:
