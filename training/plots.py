@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -159,10 +160,12 @@ def error_time_figure(points: Mapping[str, tuple[float, float, float, float]], w
     """What accuracy costs: by name, ms of a frame and the share of errors with its interval."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(7.2, 3.6)
-        for name, (ms, errors, low, high) in points.items():
+        for (name, (ms, errors, low, high)), marker in zip(points.items(), itertools.cycle("osD^vPX*")):
             reach = [[100.0 * max(0.0, errors - low)], [100.0 * max(0.0, high - errors)]]
-            axes.errorbar([ms], [100.0 * errors], reach, color=_GOOD, marker="o", markersize=6, linewidth=1.4)
-            axes.annotate(name, (ms, 100.0 * errors), xytext=(7, 5), textcoords="offset points")
+            axes.errorbar(
+                [ms], [100.0 * errors], reach, color=_GOOD, marker=marker, markersize=7, linewidth=1.4, label=name
+            )
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
         axes.set(xlabel="ms a frame, one CPU thread", ylabel=f"{what}, %")
         axes.margins(x=0.18, y=0.12)
         axes.set_xlim(left=0)

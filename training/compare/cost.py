@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,19 +20,25 @@ from vision.measuring import one_round
 from vision.model.detector import Detector
 
 _ROUNDS = 40
-# A fresh process, so that the peak is the model's own.
-_PEAK = """\
-import resource, sys
+# A fresh process, so that memory of others is not taken for the model's.
+_MEMORY = """\
+import sys
 from pathlib import Path
 from vision.bundle import load_bundle
 from vision.engine import EngineOptions
+
+def resident_kb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+import onnxruntime
 bundle = load_bundle(Path(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-engine = bundle.engine(provider="cpu", strict=True, options=EngineOptions(threads=1))
 frames, _ = bundle.golden()
+before = resident_kb()
+engine = bundle.engine(provider="cpu", strict=True, options=EngineOptions(threads=1))
 for _ in range(3):
     engine.run(frames[:1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resident_kb() - before)
 """
 
 
@@ -39,13 +46,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 class Cost:
     """Of one frame on one CPU thread. ``gflops``: multiply and add count as two; ``mixing_gflops``: of them in the
     blocks that mix tokens. ``ms``: the exported graph in ONNX Runtime, typical. ``memory_mb``: what opening and
-    running it adds to a process. ``parameters``: of the whole model.
+    running it adds to a process; None where Linux is not there to tell. ``parameters``: of the whole model.
     """
 
     gflops: float
     mixing_gflops: float
     ms: float
-    memory_mb: float
+    memory_mb: float | None
     parameters: int
 
 
@@ -95,11 +102,13 @@ def measure_costs(models: Mapping[str, tuple[Detector, Bundle]]) -> dict[str, Co
     for name, (detector, bundle) in models.items():
         gflops, mixing = count_flops(detector)
         parameters = sum(value.numel() for value in detector.parameters())
-        costs[name] = Cost(gflops, mixing, float(np.median(samples[name])), _peak_mb(bundle), parameters)
+        costs[name] = Cost(gflops, mixing, float(np.median(samples[name])), _memory_mb(bundle), parameters)
     return costs
 
 
-def _peak_mb(bundle: Bundle) -> float:
-    command = [sys.executable, "-c", _PEAK, str(bundle.path)]
+def _memory_mb(bundle: Bundle) -> float | None:
+    if not Path("/proc/self/status").is_file():  # nothing else tells what is resident now
+        return None
+    command = [sys.executable, "-c", _MEMORY, str(bundle.path)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own words
     return int(answer.stdout.split()[-1]) / 1024.0

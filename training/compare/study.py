@@ -93,6 +93,9 @@ def verdict(contests: Sequence[Contest], costs: dict[str, Cost], measure: Measur
     cheapest = min(equals, key=lambda name: costs[name].ms)
     if cheapest != best:
         lines.append(f"{cheapest} is the cheapest of those that are not shown to be worse than {best}.")
+    perfect = [best, *(one.second for one in contests if one.errors[1] == 0.0)] if contests[0].errors[0] == 0.0 else []
+    if len(perfect) > 1:
+        lines.append(f"{', '.join(perfect)} make no error at all: these test images cannot tell them apart.")
     if seeds < 3:
         lines.append(
             f"Of {seeds} seed{'s' if seeds > 1 else ''} only: chance in training is hardly in these intervals."
