@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,7 +50,9 @@ def make_bundle(root: Path, data: Path, version: str) -> Path:
 @contextmanager
 def serving(root: Path, bundle: Path) -> Iterator[tuple[str, str]]:
     """A server in another process that records what it says: its two addresses."""
-    ready, admin = root / "ready", "127.0.0.1:50952"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = f"127.0.0.1:{free.getsockname()[1]}"
+    ready = root / "ready"
     words = ["serve", "--bundle", bundle, "--address", "127.0.0.1:0", "--ready-file", ready, "--admin", admin]
     command = [sys.executable, "-m", "defectlens", *map(str, words), "--audit", str(root / "audit")]
     with (root / "serve.log").open("w") as log:
@@ -59,9 +62,12 @@ def serving(root: Path, bundle: Path) -> Iterator[tuple[str, str]]:
             assert process.poll() is None, (root / "serve.log").read_text()
             assert time.monotonic() < until
             time.sleep(0.05)
-        yield ready.read_text().strip(), admin
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, (root / "serve.log").read_text()
+        try:
+            yield ready.read_text().strip(), admin
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(30)
+        assert code == 0, (root / "serve.log").read_text()
 
 
 def burnt(client: InspectionClient, name: str, at: tuple[int, int]) -> InspectionReply:
