@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import uvicorn
+from argon2 import PasswordHasher
 
 from serving.audit import Account, Role, Store, add_account
-from serving.inspector import PageSettings, create_app
-from serving.inspector.passwords import hash_password
+from serving.inspector import PageSettings, create_app, passwords
 from tests.serving.inspector import plates
 
 PASSWORD = "long enough for tests"  # noqa: S105
@@ -33,9 +33,17 @@ class Page:
     app: Any
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_passwords() -> Iterator[None]:
+    """Argon2 is slow on purpose; here it is only to be right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield
+
+
 @pytest.fixture(scope="session")
-def hashed() -> str:
-    return hash_password(PASSWORD)
+def hashed(_quick_passwords: None) -> str:
+    return passwords.hash_password(PASSWORD)
 
 
 @pytest.fixture(scope="session")
