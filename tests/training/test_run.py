@@ -70,6 +70,7 @@ def test_every_kind_of_data_trains_and_loads_again(
         assert "never pass a part" in point.evidence
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         assert torch.equal(value, parts[name]), name
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path / "data", train={"good": 24})
     short = replace(options, epochs=1)

@@ -55,6 +55,7 @@ def test_help_costs_neither_torch_nor_onnxruntime() -> None:
     assert modules.isdisjoint({*TRAINING_STACK, "onnxruntime", "grpc", "cv2", "numpy"})
 
 
+@pytest.mark.slow
 def test_training_leaves_serving_alone() -> None:
     modules = loaded_after("import training.cli, training.demo")
     assert not [name for name in modules if name.partition(".")[0] == "serving"]

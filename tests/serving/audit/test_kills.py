@@ -10,6 +10,7 @@ from benchmarks.audit_kills import kill_again_and_again
 from serving.audit import AuditPlace
 
 
+@pytest.mark.slow
 def test_no_acknowledged_verdict_is_lost_or_doubled(bundle: Path, tmp_path: Path) -> None:
     result = kill_again_and_again(bundle, AuditPlace.of(tmp_path / "audit"), 2)
     assert result.told > 2
