@@ -93,9 +93,9 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium; no longer than its module, for its event loop must not run beside those of other tests."""
     path = chromium()
     if path is None:
         if os.environ.get("CI"):
