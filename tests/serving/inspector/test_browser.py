@@ -36,6 +36,7 @@ class Window:
 
     def sign_in(self, name: str) -> None:
         self.tab.goto(self.url)
+        self.tab.wait_for_selector("input[autofocus]:focus")  # what is typed before goes nowhere
         self.tab.keyboard.type(name)
         self.tab.keyboard.press("Tab")
         self.tab.keyboard.type(PASSWORD)
