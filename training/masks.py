@@ -19,16 +19,16 @@ def mask_at_input(path: Path | None, spec: InputSpec) -> NDArray[np.uint8]:
     """
     if path is None:
         return np.zeros((spec.height, spec.width), np.uint8)
-    share = _shares(read_mask(path).astype(np.float32), (spec.height, spec.width))
+    share = shares_on_grid(read_mask(path).astype(np.float32), (spec.height, spec.width))
     highest = float(share.max())
     return (share >= min(0.5, highest)).astype(np.uint8) if highest > 0 else np.zeros(share.shape, np.uint8)
 
 
 def mask_on_grid(mask: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.bool_]:
     """A mask ``[H, W]`` of 0 and 1 on a map's grid ``[h, w]``: a cell counts where half of it is defective."""
-    return np.asarray(_shares(mask.astype(np.float32), size) >= 0.5)
+    return np.asarray(shares_on_grid(mask.astype(np.float32), size) >= 0.5)
 
 
-def _shares(mask: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """The defective share of each cell, 0..1."""
-    return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
+def shares_on_grid(values: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """What lies in each cell of a coarser grid, on the average: of a mask ``[H, W]`` of 0 and 1 the defective share."""
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), np.float32)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from training.compare.variants import Trial
+from training.compare.variants import Trial, by_variant
 from training.metrics import F64, bootstrap_draws, image_auroc, percentile_interval
 
 FIGURES = ("image_auroc", "accuracy", "aupro", "pixel_ap", "miou")
@@ -50,8 +50,8 @@ class Contest:
 def spreads(trials: Sequence[Trial]) -> dict[str, dict[str, Spread]]:
     """By variant and figure, over the seeds; figures that no report has are left out."""
     found: dict[str, dict[str, Spread]] = {}
-    for name in dict.fromkeys(trial.variant.name for trial in trials):
-        reports = [trial.report for trial in trials if trial.variant.name == name]
+    for name, group in by_variant(trials).items():
+        reports = [trial.report for trial in group]
         found[name] = {
             figure: _spread([report[figure] for report in reports])
             for figure in FIGURES
@@ -77,15 +77,14 @@ class Errors:
     """
 
     def __init__(self, trials: Sequence[Trial], measure: Measure, seed: int = 0) -> None:
-        names = dict.fromkeys(trial.variant.name for trial in trials)
-        by_variant = {name: [trial for trial in trials if trial.variant.name == name] for name in names}
-        rows = len(next(iter(by_variant.values())))
+        groups = by_variant(trials)
+        rows = len(next(iter(groups.values())))
         images = len(_scored(trials[0])) if measure == "order" else len(trials[0].predictions)
         draws = bootstrap_draws(images, seed, _RESAMPLES)
         seeds = np.random.default_rng(seed).integers(0, rows, (_RESAMPLES, rows))
         self.whole: dict[str, float] = {}
         self.resampled: dict[str, F64] = {}
-        for name, group in by_variant.items():
+        for name, group in groups.items():
             share = _share_wrong if measure == "labels" else _share_misordered
             per_trial = np.stack([share(trial, draws) for trial in group])
             self.whole[name] = float(np.mean([share(trial, np.ones((1, images)))[0] for trial in group]))

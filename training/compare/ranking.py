@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data import Sample, read_frame, read_mask
+from training.masks import shares_on_grid
 from training.metrics import F64
 from vision.engine import Engine
 from vision.manifest import Manifest
@@ -40,8 +40,8 @@ def mask_share_in_top(engine: Engine, manifest: Manifest, samples: Sequence[Samp
 
 
 def _share(attention: FloatArray, mask: NDArray[np.bool_], manifest: Manifest) -> float:
-    grid = (manifest.input.width // _STRIDE, manifest.input.height // _STRIDE)
-    ranked = cv2.resize(attention, grid, interpolation=cv2.INTER_AREA).ravel()
-    covered = cv2.resize(mask.astype(np.float32), grid, interpolation=cv2.INTER_AREA).ravel()
+    grid = (manifest.input.height // _STRIDE, manifest.input.width // _STRIDE)
+    ranked = shares_on_grid(attention, grid).ravel()
+    covered = shares_on_grid(mask.astype(np.float32), grid).ravel()
     top = np.argsort(-ranked, kind="stable")[: max(1, round(TOP_SHARE * ranked.size))]
     return float(covered[top].sum() / covered.sum()) if covered.sum() > 0 else float("nan")

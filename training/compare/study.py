@@ -14,15 +14,15 @@ from training.compare.cost import Cost, measure_costs
 from training.compare.figures import Contest, Errors, Measure, choose_measure, spreads
 from training.compare.ranking import TOP_SHARE, mask_share_in_top
 from training.compare.report import write_report
-from training.compare.variants import Trial, bundle_of
+from training.compare.variants import Trial, bundle_of, by_variant
 from training.data import DataSet
 from vision.console import plain, say, track
 
 
 def study(trials: Sequence[Trial], data: DataSet, out: Path) -> dict[str, Any]:
     """Measure costs, compare errors, write both files into ``out`` and return what is in ``compare.json``."""
-    names = list(dict.fromkeys(trial.variant.name for trial in trials))
-    first = {name: next(trial for trial in trials if trial.variant.name == name) for name in names}
+    groups = by_variant(trials)
+    names, first = list(groups), {name: group[0] for name, group in groups.items()}
     models, ranked = {}, {}
     for name, trial in track(first.items(), "Exporting", total=len(first), unit="variants"):
         run, bundle = bundle_of(trial)
@@ -49,7 +49,7 @@ def study(trials: Sequence[Trial], data: DataSet, out: Path) -> dict[str, Any]:
                 "errors": errors.whole[name],
                 "errors_interval": errors.interval(name),
                 "cost": asdict(costs[name]),
-                "training_seconds": float(np.mean([_training_seconds(t) for t in trials if t.variant.name == name])),
+                "training_seconds": float(np.mean([trial.training_seconds for trial in groups[name]])),
                 "mask_share_in_top_tokens": float(ranked[name].mean()) if len(ranked[name]) else None,
             }
             for name in names
@@ -66,11 +66,6 @@ def study(trials: Sequence[Trial], data: DataSet, out: Path) -> dict[str, Any]:
     for line in lines:
         say(line)
     return report
-
-
-def _training_seconds(trial: Trial) -> float:
-    run = json.loads((trial.folder / "run.json").read_text(encoding="utf-8"))
-    return float(run["figures"]["training_seconds"])
 
 
 def verdict(contests: Sequence[Contest], costs: dict[str, Cost], measure: Measure, seeds: int) -> list[str]:

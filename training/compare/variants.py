@@ -14,7 +14,7 @@ from training.evaluate import evaluate
 from training.export import export_bundle
 from training.options import TrainOptions
 from training.predictor import EnginePredictor
-from training.run import Run, load_run, renamed, train_run
+from training.run import RUN_FILE, Run, load_run, renamed, train_run
 from training.torch_engine import TorchEngine
 from vision.bundle import Bundle, load_bundle
 from vision.console import say
@@ -60,13 +60,24 @@ def choose_variants(names: str) -> list[Variant]:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant trained with one seed: its folder, the report of its evaluation, and what it said of each image."""
+    """One variant trained with one seed: its folder, the report of its evaluation, what it said of each image, and how
+    long the training took, in seconds.
+    """
 
     variant: Variant
     seed: int
     folder: Path
     report: dict[str, Any]
     predictions: list[dict[str, Any]]
+    training_seconds: float
+
+
+def by_variant(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials by the name of their variant, in the order in which variants and seeds came."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.variant.name, []).append(trial)
+    return groups
 
 
 def run_trials(
@@ -100,14 +111,15 @@ def run_trials(
 
 def _read(variant: Variant, seed: int, folder: Path, data: DataSet, options: TrainOptions) -> Trial:
     report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
-    run = load_run(folder)
-    asked, had = options.as_dict(), {"heads": 8, **run.manifest.provenance["options"]}
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    asked, had = options.as_dict(), {"heads": 8, **run["manifest"]["provenance"]["options"]}
     differs = sorted(key for key, value in asked.items() if had.get(key) != value and key != "device")
     if report["data_digest"] != data.digest or differs:
         what = ", ".join(differs) or "the data"
         raise SettingsError(f"{folder} holds a run with another {what}; give another --out")
     lines = (folder / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return Trial(variant, seed, folder, report, [json.loads(line) for line in lines])
+    seconds = float(run["figures"]["training_seconds"])
+    return Trial(variant, seed, folder, report, [json.loads(line) for line in lines], seconds)
 
 
 def bundle_of(trial: Trial) -> tuple[Run, Bundle]:

@@ -45,7 +45,7 @@ def trial(name: str, seed: int, wrong: set[int], scores: list[float] | None = No
         for index in range(images)
     ]
     accuracy = 1 - len(wrong) / images
-    return Trial(VARIANTS[name], seed, Path(), {"accuracy": accuracy, "image_auroc": None}, lines)
+    return Trial(VARIANTS[name], seed, Path(), {"accuracy": accuracy, "image_auroc": None}, lines, 1.0)
 
 
 def test_a_better_variant_is_found_and_how_much_better_it_is() -> None:
