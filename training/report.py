@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.data import read_frame
 from training.decision_figures import reliability_bins
 from training.gallery import Gallery, Shown
+from training.pages import page_template
 from training.plots import precision_recall_figure, reliability_figure, roc_figure, score_figure
 from vision.bundle import Manifest
 from vision.overlay import render_overlay
@@ -77,14 +77,7 @@ def write_html(
         white_level: of the data, see ``vision.preprocess.InputSpec``.
         out: the file to write.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    page = page_template(Path(__file__).with_name("report.html")).render(
         report=report,
         headlines=[_figure(report, *entry) for entry in _HEADLINES],
         further=[_figure(report, *entry) for entry in _FURTHER if report[entry[0]] is not None],

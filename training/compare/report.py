@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from training.pages import page_template
 from training.plots import error_time_figure
 
 _NAMES = {
@@ -21,17 +21,10 @@ _NAMES = {
 
 def write_report(report: dict[str, Any], out: Path) -> None:
     """Render what is in ``compare.json``."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parent.parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     variants = report["variants"]
     points = {name: (one["cost"]["ms"], one["errors"], *one["errors_interval"]) for name, one in variants.items()}
     shown = [key for key in _NAMES if any(key in one["figures"] for one in variants.values())]
-    page = environment.get_template("compare.html").render(
+    page = page_template(Path(__file__).with_name("compare.html")).render(
         report=report,
         figures=[(key, _NAMES[key]) for key in shown],
         picture=Markup(error_time_figure(points, _what(report["measure"]))),  # noqa: S704 - drawn here, nothing of users

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.explain.heads import MOST_LOSS
 from training.explain.measure import Measured
 from training.explain.methods import METHODS, OURS
 from training.explain.results import METRICS, MOST_CORRELATION
+from training.pages import page_template
 from vision.decision import softmax
 from vision.drawing import BACKGROUND, CONTOUR, INK, Canvas, blend, fitting, put_text
 from vision.explanations import evidence
@@ -53,15 +53,8 @@ def write_report(report: dict[str, Any], measured: Sequence[Measured], sheets: d
         measured: of every frame, for the pictures.
         sheets: by block, contact sheets of its heads.
     """
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parent.parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     randomisation = report["randomisation"]
-    page = environment.get_template("explain.html").render(
+    page = page_template(Path(__file__).with_name("explain.html")).render(
         report=report,
         tiles=_tiles(report),
         advice=advice(report),
