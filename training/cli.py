@@ -42,14 +42,34 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every training takes: ``backbone``, ``weights``, ``size``, ``epochs``, ``batch`` and ``device``."""
+    for option in (
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="auto: a GPU if any.",
+        ),
+        click.option("--batch", default=16, show_default=True, help="Frames a step."),
+        click.option("--epochs", type=int, help="Default: chosen from the data."),
+        click.option(
+            "--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input."
+        ),
+        click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names."),
+        click.option(
+            "--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @data_options
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the run; must not hold another one.")
-@click.option("--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32.")
-@click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names.")
-@click.option("--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input.")
-@click.option("--epochs", type=int, help="Default: chosen from the data.")
-@click.option("--batch", default=16, show_default=True, help="Frames a step.")
+@budget_options
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same split and the same model.")
 @click.option("--mixer", type=click.Choice(list(MIXERS)), default="dense", show_default=True, help="Token mixer.")
 @click.option("--flips/--no-flips", default=None, help="Mirror frames. Default: only with labelled defects.")
@@ -59,13 +79,6 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also train attention blocks to rebuild normal features, if few defects are labelled: 3x the time.",
 )
 @click.option("--patience", type=int, help="Stop after so many epochs without a better one. Default: half of them.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: a GPU if any.",
-)
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
 @json_option
 @exits_cleanly

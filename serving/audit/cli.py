@@ -91,7 +91,8 @@ def verify(
     if found.intact and found.signed < found.records:
         say(f"note: records {found.signed + 1} to {found.records} are not signed yet")
     say(f"{found.records} records, {found.files} files: {'intact' if found.intact else 'NOT INTACT'}")
-    finish({**asdict(found), "intact": found.intact}, as_json=True) if as_json else None
+    if as_json:
+        finish({**asdict(found), "intact": found.intact}, as_json=True)
     if not found.intact:
         raise SystemExit(EXIT_FAILURE)
 

@@ -7,17 +7,15 @@ from typing import Any
 
 import click
 
-from training.cli import data_options
+from training.cli import budget_options, data_options
 from training.compare.study import study
 from training.compare.variants import VARIANTS, choose_variants, run_trials
 from training.data import read_data
 from training.options import TrainOptions
 from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
 from vision.errors import SettingsError
-from vision.model.backbone import DEFAULT_BACKBONE
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
@@ -32,12 +30,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     help=f"Of {', '.join(VARIANTS)}.",
 )
 @click.option("--seeds", default=3, show_default=True, help="Trainings of each variant.")
-@click.option("--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32.")
-@click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names.")
-@click.option("--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input.")
-@click.option("--epochs", type=int, help="Default: chosen from the data, the same for all.")
-@click.option("--batch", default=16, show_default=True, help="Frames a step.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Trains.")
+@budget_options
 @json_option
 @exits_cleanly
 def compare(
