@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from serving.rate_chart import rate_chart
 from vision.calibration.evidence import percent
 from vision.calibration.intervals import Rate
 from vision.calibration.replay import Change, CurvePoint, Outcome, Thresholds
@@ -24,6 +25,7 @@ ROWS = (
 """Key, name and meaning of what the tables show."""
 
 _SHOWN_CHANGES = 200
+_COLOURS = {"overkill_rate": "--good", "escape_rate": "--defect", "review_rate": "--review"}
 
 
 def write_page(
@@ -79,47 +81,16 @@ def _cell(rate: Rate | None) -> str:
 def _charts(
     outcomes: dict[str, Outcome], thresholds: dict[str, Thresholds | None], curve: Sequence[CurvePoint]
 ) -> list[str]:
-    x = [point.threshold for point in curve]
-    wanted = (
-        ("overkill_rate", "overkill", "--good", ""),
-        ("escape_rate", "escapes", "--defect", "7 4"),
-        ("review_rate", "review", "--review", "2 3"),
-    )
-    series = [
-        _series(name, x, [point.rates[key] for point in curve], colour, dash)
-        for key, name, colour, dash in wanted
-        if key in curve[0].rates
-    ]
     names = list(thresholds)
     marks = [
         Mark(name, one.review, dash="" if name == names[0] else "5 4")
         for name, one in thresholds.items()
         if one is not None
     ]
-    charts = [
-        line_chart(
-            series,
-            title="Rates by review threshold",
-            x_label="review threshold: parts from here on are not passed (raw anomaly score)",
-            y_label="share",
-            marks=marks,
-        )
-    ]
+    charts = [rate_chart(curve, marks, _COLOURS)]
     if {"overkill_rate", "escape_rate"} <= curve[0].rates.keys():
         charts.append(_trade(outcomes, names, curve))
     return charts
-
-
-def _series(name: str, x: Sequence[float], rates: Sequence[Rate], colour: str, dash: str) -> Series:
-    return Series(
-        name,
-        x,
-        [rate.value for rate in rates],
-        colour,
-        [rate.low for rate in rates],
-        [rate.high for rate in rates],
-        dash,
-    )
 
 
 def _trade(outcomes: dict[str, Outcome], names: Sequence[str], curve: Sequence[CurvePoint]) -> str:

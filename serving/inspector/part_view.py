@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from serving.audit import Answer, Disagreement, PersonVerdict, Review, Search, Stored, reviews_of, search
-from serving.inspector.pictures import ANOMALY, TILE, levels
+from serving.audit.maps import ANOMALY
+from serving.inspector.pictures import TILE, levels
 from serving.inspector.site import Site
 from vision.errors import AuditError
 from vision.types import Verdict

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.audit import Answer, RawLayout, Store, read_sheet
+from serving.audit.maps import ANOMALY
 from vision.drawing import colour_table
 from vision.errors import AuditError, DefectLensError
 from vision.postprocess import resize_map
@@ -23,7 +24,6 @@ from vision.types import FloatArray, Frame
 
 TILE = 1024
 """Side of a tile of deep zoom, in pixels."""
-ANOMALY = "anomaly"
 
 _THUMBNAIL = 160
 # Long side of a map's picture: finer than any model's grid, coarser than a frame, and quick to make.

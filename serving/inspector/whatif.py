@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.audit import AnswerRow, PersonVerdict, Search, Store, search, standing_answers
+from serving.rate_chart import LINES, rate_chart
 from vision.calibration.intervals import Rate
 from vision.calibration.replay import CurvePoint, Replay, Thresholds
 from vision.calibration.stored import StoredScore
-from vision.charts import Mark, Series, line_chart
+from vision.charts import Mark
 from vision.decision import OperatingPoint
 
 _JUDGED, _RECENT = 5000, 3000
-_SHOWN = (("overkill_rate", "overkill", "--pass", ""), ("escape_rate", "escapes", "--reject", "7 4"))
-_LINES = (*_SHOWN, ("review_rate", "review", "--review", "2 3"))
+_COLOURS = {"overkill_rate": "--pass", "escape_rate": "--reject", "review_rate": "--review"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def what_if(store: Store, point: OperatingPoint, model: str, bundle_digest: str)
         return None
     curve = Replay(scores).curve(moved)
     return WhatIf(
-        chart=_chart(curve, thresholds),
+        chart=rate_chart(curve, [Mark("in force", thresholds.review)], _COLOURS),
         points=[_plain(one) for one in curve],
         now=thresholds.review,
         judged=len(judged),
@@ -57,25 +57,8 @@ def _score(row: AnswerRow) -> StoredScore:
     return StoredScore(row.part or str(row.seq), row.verdict, row.anomaly_score, truth)
 
 
-def _chart(curve: list[CurvePoint], thresholds: Thresholds) -> str:
-    x = [one.threshold for one in curve]
-    series = []
-    for key, name, colour, dash in _LINES:
-        if key in curve[0].rates:
-            rates = [one.rates[key] for one in curve]
-            values, low, high = ([getattr(one, of) for one in rates] for of in ("value", "low", "high"))
-            series.append(Series(name, x, values, colour, low, high, dash))
-    return line_chart(
-        series,
-        title="Rates by review threshold",
-        x_label="review threshold: parts from here on are not passed (raw anomaly score)",
-        y_label="share",
-        marks=[Mark("in force", thresholds.review)],
-    )
-
-
 def _plain(point: CurvePoint) -> dict[str, Any]:
-    return {"threshold": point.threshold} | {key: _words(point.rates[key]) for key, *_ in _LINES if key in point.rates}
+    return {"threshold": point.threshold} | {key: _words(point.rates[key]) for key in LINES if key in point.rates}
 
 
 def _words(rate: Rate) -> list[float]:
