@@ -103,7 +103,6 @@ class PageBeside:
 
     def _run(self, environment: dict[str, str], guard: Guard) -> tuple[float, int]:
         """Once, to its end: how long it ran, and its exit code."""
-        import time
 
         began, number = time.monotonic(), self._listening.fileno()
         with self._lock:

@@ -1,4 +1,4 @@
-"""`serve --inspector`: the page lives and dies with the server, and nothing that becomes of it reaches an inspection."""
+"""`serve --inspector`: the page lives and dies with the server, and what becomes of it reaches no inspection."""
 
 from __future__ import annotations
 
