@@ -82,7 +82,7 @@ class Comparison:
                 job |= {"epochs": epochs, "batch": self.options.batch}
                 self._forget(name, folder)
                 error = run_job(folder, job, [self.options.peers_python, RUNNER])
-                title = peer.title if peer.epochs == 1 else f"{peer.title}, {epochs} epochs"
+                title = peer.called(epochs)
                 graph = folder / "model.onnx"
                 found.append(self._result(name, title, folder, graph, self.spec, error))
         return found

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.errors import DefectLensError
+
 ROOT = Path(__file__).parents[2]
 _SCORES = {"anomaly_score", "pred_score"}
 _CHECKED = 8
+_FRAMES_A_TURN = 20
 
 
 @dataclass(frozen=True)
@@ -46,38 +50,51 @@ def in_turns(models: Mapping[str, tuple[Path, Path]], frames: Path, threads: int
         models: graph and outputs of each.
         frames: uint8 ``[N, H, W, 3]`` of the input's size.
     """
-    workers: dict[str, subprocess.Popen[str]] = {}
     times: dict[str, list[float]] = defaultdict(list)
-    differences: dict[str, float] = {}
-    try:
-        for name, (graph, outputs) in models.items():
-            command = [sys.executable, "-m", "benchmarks.peers.latency", graph, frames, outputs, str(threads)]
-            workers[name] = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-            )
-            differences[name] = _answer(workers[name], name)["difference"]
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(_Worker(name, [graph, frames, outputs, str(threads)]))
+            for name, (graph, outputs) in models.items()
+        }
+        differences = {name: worker.answer()["difference"] for name, worker in workers.items()}
         for _ in range(rounds):
             for name, worker in workers.items():
-                worker.stdin.write("20\n")
-                worker.stdin.flush()
-                times[name] += _answer(worker, name)["ms"]
-        peaks = {}
-        for name, worker in workers.items():
-            worker.stdin.write("0\n")
-            worker.stdin.flush()
-            peaks[name] = _answer(worker, name)["peak_mib"]
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
+                times[name] += worker.ask(_FRAMES_A_TURN)["ms"]
+        peaks = {name: worker.ask(0)["peak_mib"] for name, worker in workers.items()}
     return {name: Served(statistics.median(times[name]), peaks[name], differences[name]) for name in models}
 
 
-def _answer(worker: subprocess.Popen[str], name: str) -> dict[str, Any]:
-    line = worker.stdout.readline()
-    if not line:
-        raise RuntimeError(f"the process that runs {name}'s graph ended with code {worker.wait()}")
-    return dict(json.loads(line))
+class _Worker:
+    """A process that runs one model, and waits without using a core."""
+
+    def __init__(self, name: str, arguments: Sequence[str | Path]) -> None:
+        self._name = name
+        self._command = [sys.executable, "-m", "benchmarks.peers.latency", *map(str, arguments)]
+
+    def __enter__(self) -> _Worker:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, frames: int) -> dict[str, Any]:
+        print(frames, file=self._process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next line.
+
+        Raises:
+            DefectLensError: the process has ended.
+        """
+        line = next(iter(self._process.stdout or ()), "")
+        if not line:
+            raise DefectLensError(f"the process that ran {self._name}'s graph ended with code {self._process.wait()}")
+        return dict(json.loads(line))
 
 
 class _Session:
