@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,10 @@ def write_frames(images: OneClass, spec: InputSpec, folder: Path) -> str:
     digest = hashlib.sha256()
     for name, samples in ((TRAIN, images.train), (TEST, images.test)):
         frames = np.stack([_input(sample, spec) for sample in samples])
-        np.save(folder / f"{name}.npy", frames)
+        # A runner that has the old file open keeps it: written beside it and moved there.
+        beside = folder / f"{name}.{os.getpid()}.npy"
+        np.save(beside, frames)
+        beside.replace(folder / f"{name}.npy")
         digest.update(frames.tobytes())
     return digest.hexdigest()
 
@@ -74,7 +78,9 @@ def write_weights(backbone: str, weights: Path | None, path: Path) -> tuple[list
     """The backbone's ImageNet weights with timm's names; their mean and deviation in 0..255, and their origin."""
     model = Backbone(backbone)
     origin = load_pretrained(model, weights)
-    save_file({name: value.contiguous() for name, value in model.net.state_dict().items()}, path)
+    beside = path.with_suffix(f".{os.getpid()}")
+    save_file({name: value.contiguous() for name, value in model.net.state_dict().items()}, beside)
+    beside.replace(path)
     return model.mean.flatten().tolist(), model.std.flatten().tolist(), origin
 
 
