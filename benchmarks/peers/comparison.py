@@ -156,6 +156,9 @@ class Comparison:
             say(f"latency in turns at {spec}: {', '.join(models)}")
             served = latency.in_turns(models, folder / "test.npy", self.options.threads, self.options.rounds)
             for name, one in served.items():
+                if isinstance(one, str):
+                    first[name]["notes"].append(f"{first[name]['title']} has no latency: {one}")
+                    continue
                 first[name] |= {"ms": one.ms, "serving_mib": one.peak_mib, "graph_difference": one.difference}
                 if one.difference > _SAME:
                     note = f"{first[name]['title']}: its ONNX graph answers otherwise ({one.difference:.2g} deviations)"

@@ -43,25 +43,36 @@ class Served:
     difference: float
 
 
-def in_turns(models: Mapping[str, tuple[Path, Path]], frames: Path, threads: int, rounds: int) -> dict[str, Served]:
-    """Time the models one after the other, ``rounds`` times; the median over all frames.
+def in_turns(
+    models: Mapping[str, tuple[Path, Path]], frames: Path, threads: int, rounds: int
+) -> dict[str, Served | str]:
+    """Time the models one after the other, ``rounds`` times: the median over all frames, or why there is none.
 
     Args:
         models: graph and outputs of each.
         frames: uint8 ``[N, H, W, 3]`` of the input's size.
     """
     times: dict[str, list[float]] = defaultdict(list)
+    differences: dict[str, float] = {}
+    found: dict[str, Served | str] = {}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(_Worker(name, [graph, frames, outputs, str(threads)]))
             for name, (graph, outputs) in models.items()
         }
-        differences = {name: worker.answer()["difference"] for name, worker in workers.items()}
+        for name, worker in workers.items():
+            try:
+                differences[name] = worker.answer()["difference"]
+            except DefectLensError as error:
+                found[name] = str(error)
+        able = {name: worker for name, worker in workers.items() if name in differences}
         for _ in range(rounds):
-            for name, worker in workers.items():
+            for name, worker in able.items():
                 times[name] += worker.ask(_FRAMES_A_TURN)["ms"]
-        peaks = {name: worker.ask(0)["peak_mib"] for name, worker in workers.items()}
-    return {name: Served(statistics.median(times[name]), peaks[name], differences[name]) for name in models}
+        for name, worker in able.items():
+            peak = worker.ask(0)["peak_mib"]
+            found[name] = Served(statistics.median(times[name]), peak, differences[name])
+    return found
 
 
 class _Worker:
@@ -118,6 +129,15 @@ class _Session:
         return next(float(answer[name].ravel()[0]) for name in _SCORES if name in answer)
 
 
+def peak_mib() -> float:
+    """The most memory this process had resident; ``ru_maxrss`` would begin with that of the process it came from."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def main(graph: str, frames_file: str, outputs: str, threads: str) -> None:
     frames, expected = np.load(frames_file, mmap_mode="r"), np.load(outputs)["scores"]
     session = _Session(Path(graph), int(threads))
@@ -132,8 +152,7 @@ def main(graph: str, frames_file: str, outputs: str, threads: str) -> None:
             start = time.perf_counter()
             session.run(frame)
             times.append(1000 * (time.perf_counter() - start))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"ms": times, "peak_mib": peak}), flush=True)
+        print(json.dumps({"ms": times, "peak_mib": peak_mib()}), flush=True)
 
 
 if __name__ == "__main__":

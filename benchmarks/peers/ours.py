@@ -9,7 +9,6 @@ name a finished run or bundle (``run``) instead of having one trained.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.frames import one_class
+from benchmarks.peers.latency import peak_mib
 from training.data import read_data
 from training.export import export_bundle
 from training.options import TrainOptions
@@ -54,7 +54,7 @@ def run(job: OurJob, folder: Path) -> dict[str, Any]:
         wall, cpu = time.monotonic(), time.process_time()
         trained = train_run(read_data(job.data), options, folder / "run", resume=True)
         figures = {"fit_seconds": time.monotonic() - wall, "fit_cpu_seconds": time.process_time() - cpu}
-        figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        figures["peak_mib"] = peak_mib()
         export_bundle(trained, bundle)
     elif (Path(job.run) / RUN_FILE).is_file():
         trained = load_run(Path(job.run))
