@@ -26,7 +26,7 @@ from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.errors import DataError
-from vision.model.detector import Detector, pool
+from vision.model.detector import Detector
 from vision.postprocess import ANOMALY
 
 # All signals are standardised; without real defects nothing speaks for one of them.
@@ -125,12 +125,12 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
         outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))
         if outputs.mask_logits is None or outputs.anomaly_map is None or outputs.anomaly_score is None:
             return
-        mask = pool(outputs.mask_logits[:, 0])
+        mask = detector.pool(outputs.mask_logits[:, 0])
         rebuilt = torch.zeros_like(mask)
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         if outputs.distances is not None:
-            rebuilt = pool(detector.reconstruction_map(outputs.distances, size))
-        left = torch.zeros_like(mask) if outputs.subspace_map is None else pool(outputs.subspace_map)
+            rebuilt = detector.pool(detector.reconstruction_map(outputs.distances, size))
+        left = torch.zeros_like(mask) if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class
