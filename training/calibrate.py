@@ -20,7 +20,7 @@ from training.default_point import class_policy, default_point, fit_probabilitie
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
-from training.synthesis import add_defect
+from training.synthesis import add_defect_in
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import ClassCalibration
@@ -68,7 +68,7 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
     rows = list(_rows(detector, validation))
     threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
     if threshold is None and recipe.synthetic:
-        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good))))
+        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good, detector.config.piece))))
         source = "best pixel F1 on validation frames with synthetic defects"
     logits = np.array([row.logits for row in rows])
     probabilities = fit_probabilities(detector.config, logits, validation.samples)
@@ -85,8 +85,8 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
 class _Damaged:
     """The good frames of a store, each with a synthetic defect; the same ones every time."""
 
-    def __init__(self, store: FrameStore, good: str) -> None:
-        self._store = store
+    def __init__(self, store: FrameStore, good: str, piece: tuple[int, int]) -> None:
+        self._store, self._piece = store, piece
         self._good = [index for index, sample in enumerate(store.samples) if sample.label == good]
         # Any path will do: what matters is that the mask is known.
         self.samples = tuple(
@@ -99,7 +99,7 @@ class _Damaged:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         other = self._good[(index + 1) % len(self._good)]
         rng = np.random.default_rng((11, index))
-        return add_defect(self._store[self._good[index]][0], self._store[other][0], rng)
+        return add_defect_in(self._store[self._good[index]][0], self._store[other][0], rng, self._piece)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every training takes: ``backbone``, ``weights``, ``size``, ``epochs``, ``batch`` and ``device``."""
+    """What every training takes: ``backbone``, ``weights``, ``size``, ``tile``, ``epochs``, ``batch``
+    and ``device``."""
     for option in (
         click.option(
             "--device",
@@ -56,6 +57,13 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--epochs", type=int, help="Default: chosen from the data."),
         click.option(
             "--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input."
+        ),
+        click.option(
+            "--tile",
+            default="auto",
+            show_default=True,
+            help="auto: large frames go through the network in overlapping tiles where one input would lose small "
+            "defects; off: never; a number: frames at their own size, in tiles of that side in px.",
         ),
         click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names."),
         click.option(

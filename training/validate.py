@@ -12,7 +12,7 @@ from training.batches import FrameStore
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
-from training.synthesis import add_defect
+from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs
 
@@ -36,7 +36,8 @@ class Validation:
             labels.append(config.classes.index(sample.label))
             defective.append(sample.label != config.good_class)
             if recipe.synthetic and sample.label == config.good_class:
-                damaged, damage = add_defect(frame, store[int(rng.integers(len(store)))][0], rng)
+                other = store[int(rng.integers(len(store)))][0]
+                damaged, damage = add_defect_in(frame, other, rng, config.piece)
                 frames.append(damaged)
                 masks.append(damage)
                 labels.append(1 if config.classes[1:] == ("anomaly",) else -1)

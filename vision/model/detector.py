@@ -60,6 +60,9 @@ class Found(NamedTuple):
     subspace_map: Tensor | None = None
 
 
+_DISTANCES = ("distance8", "distance16", "distance32")
+
+
 class Detector(nn.Module):
     """Frames in, answers out. Frames that the config cuts into tiles are looked at tile by tile, and read as a whole.
 
@@ -153,19 +156,20 @@ class Detector(nn.Module):
         if self.subspace is not None and not self.training:  # solved for after training; no loss looks at it
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
             subspace_map = stretch_to(self.subspace([value.detach() for value in features[2:]])[:, None], size)[:, 0]
-        return Found(scores, values, embedding, mask_logits, *(distances or (None, None, None)), subspace_map)
+        found = Found(scores, values, embedding, mask_logits, subspace_map=subspace_map)
+        return found if distances is None else found._replace(**dict(zip(_DISTANCES, distances, strict=True)))
 
     @staticmethod
     def _stitch(found: Found, tiling: Tiling) -> Found:
         """What was found in tiles, as maps of their frames."""
 
-        def stitched(maps: Tensor | None) -> Tensor | None:
-            if maps is None:
-                return None
+        def stitched(maps: Tensor) -> Tensor:
             return tiling.stitch(maps) if maps.ndim == 4 else tiling.stitch(maps[:, None])[:, 0]
 
-        maps = {name: stitched(value) for name, value in found._asdict().items() if name != "embedding"}
-        return Found(embedding=tiling.mean(found.embedding), **maps)
+        maps = {
+            name: stitched(value) for name, value in found._asdict().items() if value is not None and value.ndim > 2
+        }
+        return found._replace(embedding=tiling.mean(found.embedding), **maps)
 
     def _answer(self, found: Found) -> DetectorOutputs:
         """The outputs of frames from what was found in them."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vision.errors import SettingsError
-
-T = TypeVar("T")
 
 # Tiles begin where the coarsest features have a cell, so that maps of every stride meet without interpolation.
 STEP = 32
@@ -118,7 +116,7 @@ class Tiling(nn.Module):
         """Numbers of tiles ``[N * T, E]`` to their mean over each frame, ``[N, E]``."""
         return values.reshape(-1, len(self.grid), values.shape[-1]).mean(dim=1)
 
-    def over(self, frames: Tensor, look: Callable[[Tensor], Sequence[Tensor | None]]) -> list[Tensor | None]:
+    def over(self, frames: Tensor, look: Callable[[Tensor], Sequence[Tensor | None]]) -> list[Any]:
         """What ``look`` finds in the tiles of all frames, some tiles at a time.
 
         For gradients a chunk is looked at again on the way back, so that memory holds one chunk's inner values. A graph
@@ -129,7 +127,9 @@ class Tiling(nn.Module):
             return list(look(tiles))
         most = max(1, _CHUNK_PIXELS // (self.grid.tile_height * self.grid.tile_width))
         again = torch.is_grad_enabled() and len(tiles) > most
-        parts = [checkpoint(look, part, use_reentrant=False) if again else look(part) for part in tiles.split(most)]
+        parts = [
+            checkpoint(look, part, use_reentrant=False) if again else look(part) for part in torch.split(tiles, most)
+        ]
         return [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
 
 
