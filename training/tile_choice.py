@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from training.data import Sample, read_frame, read_mask
-from training.tiles import find_blobs
+from training.masks import find_blobs
 from vision.errors import SettingsError
-from vision.model.tiling import STEP, TileGrid
+from vision.model.tiling import OVERLAP, STEP, TileGrid
 from vision.preprocess import InputSpec
 
 AUTO, OFF = "auto", "off"
@@ -26,8 +27,8 @@ _MOST_INPUTS, _MOST_PIXELS = 64, 2**22
 _SAMPLES = 100
 # The smallest defects of a mask are often slips of the pen.
 _SMALLEST_SHARE = 0.1
-# A frame that is at most this much longer than a tile is not cut that way.
-_ONE_PIECE = 1.25
+# A tile may be so many times as high and wide as one input: the larger tiles are, the less of them is overlap.
+_LARGER = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool) 
     size = f"frames of {found.width:.0f}x{found.height:.0f} px"
     if asked != AUTO:
         side = check_side(asked)
-        why = f"{size} in tiles of {side} px, as asked for"
-        return _tiled(spec, found, min(native, _MOST_PIXELS), (side, side), why, cuts=localised)
+        why = f"{size} in tiles of at most {side} px, as asked for"
+        return _tiled(spec, found, min(native, _MOST_PIXELS), side, why, cuts=localised)
     if not localised:
         return TilePlan(spec, None, cuts=False, why="frames in one piece: most labelled defects have no mask")
     if found.smallest is None:
@@ -112,8 +113,8 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool) 
             return TilePlan(spec, None, cuts=False, why=why)
         wanted = native * min(1.0, _NEEDED_PX / found.smallest) ** 2
         reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
-    side = round(one**0.5 / STEP) * STEP
-    return _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), (side, side), reason, cuts=True)
+    side = round(_LARGER * one**0.5 / STEP) * STEP
+    return _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
 
 
 def check_side(asked: str) -> int:
@@ -123,17 +124,24 @@ def check_side(asked: str) -> int:
         SettingsError: it is no such number.
     """
     if not asked.isdecimal() or not 96 <= int(asked) <= 2048:
-        raise SettingsError(f"--tile takes auto, off, or a tile's side in 96..2048 px; got {asked!r}")
+        raise SettingsError(f"--tile takes auto, off, or the most px of a tile's side, in 96..2048; got {asked!r}")
     return STEP * round(int(asked) / STEP)
 
 
-def _tiled(spec: InputSpec, found: Survey, pixels: float, sides: tuple[int, int], why: str, *, cuts: bool) -> TilePlan:
-    """The plan of frames of about ``pixels`` px; in one piece where they are hardly larger than a tile."""
+def _tiled(spec: InputSpec, found: Survey, pixels: float, most: int, why: str, *, cuts: bool) -> TilePlan:
+    """The plan of frames of about ``pixels`` px in tiles of at most ``most`` px; in one piece where one is enough."""
     scale = (pixels / (found.height * found.width)) ** 0.5
-    whole = [max(64, STEP * round(side * scale / STEP)) for side in (found.height, found.width)]
-    tile = tuple(side if side <= _ONE_PIECE * part else part for side, part in zip(whole, sides, strict=True))
-    larger = InputSpec(whole[0], whole[1], spec.white_level)
-    if tile == tuple(whole):
-        return TilePlan(larger, None, cuts=False, why=f"{why}; {whole[1]}x{whole[0]} px need no second tile")
-    grid = TileGrid(*whole, *tile)
-    return TilePlan(larger, (tile[0], tile[1]), cuts, f"{why}; {whole[1]}x{whole[0]} px in {grid}")
+    high, wide = (max(64, STEP * round(side * scale / STEP)) for side in (found.height, found.width))
+    larger = InputSpec(high, wide, spec.white_level)
+    tile = even_tile(high, most), even_tile(wide, most)
+    if tile == (high, wide):
+        return TilePlan(larger, None, cuts=False, why=f"{why}; {wide}x{high} px need no second tile")
+    return TilePlan(larger, tile, cuts, f"{why}; {wide}x{high} px in {TileGrid(high, wide, *tile)}")
+
+
+def even_tile(side: int, most: int) -> int:
+    """The side of the smallest tiles, in multiples of 32 px, of which as few as tiles of ``most`` px cover ``side``."""
+    if side <= most:
+        return side
+    count = math.ceil((side - OVERLAP) / (most - OVERLAP))
+    return STEP * math.ceil((side + (count - 1) * OVERLAP) / count / STEP)

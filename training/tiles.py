@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.batches import FrameStore, Store
 from training.data import Sample
+from training.masks import Blob, find_blobs
 from vision.console import say
 from vision.errors import DataError
 from vision.model.config import ModelConfig
@@ -24,43 +24,14 @@ _DEFECT_TILES, _CLEAN_TILES = 4, 2
 _GOOD_TILES = 512
 # A tile shows a defect from this many of its pixels on (one cell of the map), or from half of a smaller one.
 _ENOUGH_PX = 16
-# Specks of a mask that lie closer than this, in px, are one defect.
-_TOGETHER_PX = 16
 # A defect is at least this share of a tile's side away from the tile's edge, where the frame allows it.
 _MARGIN = 1 / 8
 _TRIES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """A connected piece of a mask: bool ``[h, w]`` with its place in the frame."""
-
-    top: int
-    left: int
-    mask: NDArray[np.bool_]
-
-    def inside(self, top: int, left: int, grid: TileGrid) -> int:
-        """How many of its pixels lie in the tile that begins at (top, left)."""
-        down, across = max(0, top - self.top), max(0, left - self.left)
-        bottom, right = top + grid.tile_height - self.top, left + grid.tile_width - self.left
-        return int(self.mask[down : max(0, bottom), across : max(0, right)].sum())
-
-
-def find_blobs(mask: Pixels) -> list[Blob]:
-    """The defects of a mask ``[H, W]`` of 0 and 1; specks close to each other are one."""
-    around = cv2.dilate(mask, np.ones((_TOGETHER_PX, _TOGETHER_PX), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(around, connectivity=8)
-    found = []
-    for index in range(1, count):
-        left, top, across, down = (int(value) for value in stats[index, :4])
-        window = np.s_[top : top + down, left : left + across]
-        found.append(Blob(top, left, (labels[window] == index) & (mask[window] > 0)))
-    return found
-
-
 def shows_defect(blobs: Sequence[Blob], top: int, left: int, grid: TileGrid) -> bool | None:
     """Whether the tile at (top, left) shows a defect; None where it shows too little of one to be called either."""
-    counts = [(blob.inside(top, left, grid), int(blob.mask.sum())) for blob in blobs]
+    counts = [(blob.inside(top, left, grid.tile_height, grid.tile_width), int(blob.mask.sum())) for blob in blobs]
     if not any(count for count, _ in counts):
         return False
     return True if any(count >= min(_ENOUGH_PX, -(-whole // 2)) for count, whole in counts) else None
