@@ -39,8 +39,8 @@ from vision.measuring import one_round
 
 Grey = NDArray[np.uint8]
 WAYS: dict[str, dict[str, Any]] = {
-    "stretched": {"tile": "off", "size": 256},
-    "sparse": {"tile": "off", "size": 1024, "mixer": "sparse", "batch": 4},
+    "stretched": {"size": 256},
+    "sparse": {"size": 1024, "mixer": "sparse", "batch": 4},
     "tiles": {"tile": "384"},
     "auto": {"tile": "auto"},
 }

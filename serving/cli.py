@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from serving import memory
+from serving.beside import PageOptions
 from serving.logs import LogFormat, set_up_serving_logs
 from serving.recording_options import audit_options, audit_settings
 from serving.settings import DriftMode, ServerSettings, is_loopback, parse_stations
@@ -131,6 +132,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--station-log", type=_FILE, help="Where checks and overrides of stations are written to; JSON lines.")
 @click.option("--override-token-file", type=_FILE, help="Holds the token that `defectlens override` has to know.")
 @audit_options
+@click.option("--inspector", is_flag=True, help="Serve the inspector's page too, over the --audit store.")
+@click.option("--inspector-host", metavar="HOST", help="Where it listens. Default: 127.0.0.1")
+@click.option("--inspector-port", type=click.IntRange(0, 65535), help="Default: 8080; 0 takes a free one.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log on stderr."
 )
@@ -160,7 +164,7 @@ def serve(
       defectlens serve --bundle bundles/parts --watch bundles --admin 127.0.0.1:50052
       defectlens serve --bundle bundles/parts --admin 127.0.0.1:50052 --station press-3=left,right \\
         --station-log stations.jsonl --override-token-file token
-      defectlens serve --bundle bundles/parts --audit audit
+      defectlens serve --bundle bundles/parts --audit audit --inspector --admin 127.0.0.1:50052
     """
     set_up_serving_logs(log_format, verbose=verbose)
     if tuned is not None:
@@ -170,6 +174,7 @@ def serve(
         further_bundles=bundles[1:],
         stations=parse_stations(stations),
         audit=audit_settings(options),
+        page=_page_options(options),
         **options,
     )
     if settings.admin is not None and not is_loopback(settings.admin):
@@ -183,6 +188,16 @@ def serve(
         figures = runner.run(_serve(settings, ready_file))
     if as_json:
         finish(figures, as_json=True)
+
+
+def _page_options(options: dict[str, Any]) -> PageOptions | None:
+    """Take the page's options out of the command's; None where no page is wanted."""
+    wanted = options.pop("inspector")
+    given = {name: options.pop(f"inspector_{name}") for name in ("host", "port")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not wanted:
+        raise SettingsError("--inspector-host and --inspector-port say where the page is; add --inspector to have one")
+    return PageOptions(**given) if wanted else None
 
 
 def _tuned_options(context: click.Context, path: Path, folder: Path) -> dict[str, Any]:

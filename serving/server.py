@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from protos.inspection.v1 import inspection_pb2 as pb
 from protos.inspection.v1 import inspection_pb2_grpc as pb_grpc
 from serving.admin import admin_server
+from serving.beside import PageBeside
 from serving.fleet import Fleet
 from serving.logs import Event
 from serving.messages import ModelInfo
@@ -68,6 +69,7 @@ class InspectionServer:
         self._admin: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
         self.recording: Recording | None = None
+        self.page: PageBeside | None = None
         self._telling: set[asyncio.Future[None]] = set()
         self.admin_address: str | None = None
 
@@ -89,6 +91,7 @@ class InspectionServer:
             await self._open()
         except BaseException:
             await self.fleet.close()
+            await self._close_page()
             if self.recording is not None:
                 await asyncio.to_thread(self.recording.close)
             raise
@@ -100,6 +103,8 @@ class InspectionServer:
 
     async def _open(self) -> None:
         settings = self._settings
+        if settings.page is not None:  # before anything else: what it lacks is told at once
+            self.page = PageBeside(settings.page)
         await self._open_audit()
         for folder in (settings.bundle, *settings.further_bundles):
             await self.fleet.install(folder)
@@ -125,6 +130,8 @@ class InspectionServer:
         for station in self.stations.all():
             await self._tell_station(station.station, serving=station.serving)
         self.stations.changed = self._station_changed
+        if self.page is not None and settings.audit is not None:
+            self.page.start(settings.audit.where, settings.audit.files, self.address, self.admin_address)
         model = self.info.model
         _log.info(Event("ready", address=self.address, model=model.name, version=model.version))
 
@@ -168,6 +175,7 @@ class InspectionServer:
         if self._admin is not None:
             await self._admin.stop(_LAST_CALLS_S)
         await self.fleet.close()
+        await self._close_page()  # what people did there is signed with the end of the chain
         await self._close_audit()
         if self._socket is not None:
             remove_socket(*self._socket)
@@ -185,6 +193,10 @@ class InspectionServer:
         self.recording = await asyncio.to_thread(Recording.open, settings, self._clock)
         self.fleet.loaded = self.recording.keep_bundle
         _log.info(Event("audit", store=self.recording.place, mode=settings.mode))
+
+    async def _close_page(self) -> None:
+        if self.page is not None:
+            await asyncio.to_thread(self.page.stop)
 
     async def _close_audit(self) -> None:
         """Sign the end of the chain, after the last answer."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from serving.beside import PageOptions
 from serving.recording_options import AuditSettings
 from vision.drift.rules import FRAMES_PER_ALARM
 from vision.engine import EngineOptions, Precision, Provider, check_choice
@@ -62,6 +63,7 @@ class ServerSettings:
         station_log: file that checks and overrides of stations are written to.
         override_token_file: file with the token of those who may override a failed check.
         audit: where answers are recorded, and how; None records none.
+        page: where the inspector's page is served beside the server; None serves none.
     """
 
     bundle: Path
@@ -92,6 +94,7 @@ class ServerSettings:
     station_log: Path | None = None
     override_token_file: Path | None = None
     audit: AuditSettings | None = None
+    page: PageOptions | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 0, "decode_threads": 1, "max_batch": 1, "max_wait_ms": 0, "max_queue": 1}
@@ -116,6 +119,10 @@ class ServerSettings:
             raise SettingsError(
                 "stations need --station-log FILE, so that a stopped one is not forgotten, and --admin ADDR, where "
                 "they are checked"
+            )
+        if self.page is not None and self.audit is None:
+            raise SettingsError(
+                "--inspector shows what the audit store holds, and this server records nothing; add --audit DIR_OR_URL"
             )
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):
             raise SettingsError(f"traces go to an endpoint such as http://127.0.0.1:4317; got {self.traces!r}")

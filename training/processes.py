@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,22 +20,11 @@ from types import FrameType
 from typing import IO, Any
 
 from vision.errors import DefectLensError
+from vision.guard import Guard
 
 GRACE_S = 10.0
 """How long a group may take to end by itself before it is killed."""
 
-# Reads "+GROUP" and "-GROUP" lines; at the end of its input it kills every group that was not taken back.
-_GUARD = """
-import os, signal, sys
-groups = set()
-for line in sys.stdin:
-    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-for group in groups:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.05
 
@@ -56,8 +44,7 @@ class Children:
         self._pending: int | None = None
 
     def __enter__(self) -> Children:
-        command = [sys.executable, "-I", "-S", "-c", _GUARD]
-        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)  # noqa: S603
+        self._guard = Guard()
         self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
@@ -65,7 +52,7 @@ class Children:
         self._shielded = True  # an impatient second Ctrl-C must not leave the work half done; the grace period is short
         for process in list(self._running):
             self.stop(process)
-        self._guard.communicate()
+        self._guard.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -80,7 +67,7 @@ class Children:
                 start_new_session=True,
             )
             self._running.append(process)
-            self._tell_guard(f"+{process.pid}")
+            self._guard.add(process.pid)
         return process
 
     def run(self, command: Sequence[str | Path]) -> str:
@@ -113,12 +100,8 @@ class Children:
             _signal_group(process, signal.SIGKILL)
             code = process.wait()
             self._running.remove(process)
-            self._tell_guard(f"-{process.pid}")
+            self._guard.remove(process.pid)
         return code
-
-    def _tell_guard(self, line: str) -> None:
-        if self._guard.stdin is not None:
-            self._guard.stdin.write(f"{line}\n".encode())
 
     @contextlib.contextmanager
     def _shield(self) -> Iterator[None]:

@@ -76,20 +76,23 @@ def survey(samples: Sequence[Sample], good: str | None, white_level: int) -> Sur
     )
 
 
-def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool) -> TilePlan:
+def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, size_asked: bool = False) -> TilePlan:
     """What becomes of `--tile`.
 
     Args:
         asked: ``auto``, ``off``, or a tile's side in px.
         spec: the input that frames in one piece would have.
         found: in the training frames.
+        size_asked: ``spec`` has the size that `--size` asks for; frames keep it.
         few_labels: the model learns from good frames and synthetic defects, and not from many labelled ones.
 
     Raises:
         SettingsError: ``asked`` is none of these, or too small.
     """
-    if asked == OFF:
-        return TilePlan(spec, None, cuts=False, why="frames in one piece, as asked for")
+    if asked == OFF or (asked == AUTO and size_asked):
+        return TilePlan(
+            spec, None, cuts=False, why=f"frames in one piece of {spec.width}x{spec.height} px, as asked for"
+        )
     native = found.height * found.width
     one = float(spec.height * spec.width)
     localised = few_labels or found.masked >= 0.5
@@ -97,7 +100,8 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool) 
     if asked != AUTO:
         side = check_side(asked)
         why = f"{size} in tiles of at most {side} px, as asked for"
-        return _tiled(spec, found, min(native, _MOST_PIXELS), side, why, cuts=localised)
+        pixels = one if size_asked else min(native, _MOST_PIXELS)
+        return _tiled(spec, found, pixels, side, why, cuts=localised)
     if not localised:
         return TilePlan(spec, None, cuts=False, why="frames in one piece: most labelled defects have no mask")
     if found.smallest is None:

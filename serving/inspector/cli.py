@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import click
 
+from serving.beside import listen
+from serving.inspector.needs import need_packages
 from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
 from vision.errors import SettingsError
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_NEEDED = ("fastapi", "uvicorn", "argon2", "multipart", "jinja2")
 _ROLES = ("viewer", "inspector", "engineer", "admin")
 # Browsers that look at the wall never close their connection by themselves.
 _GOODBYE_S = 2
@@ -28,20 +28,24 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return db(files(command))
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DEFECTLENS_INSPECTOR"},
+)
 @click.option(
     "--db", metavar="URL", help="Of the audit store: a folder, sqlite:///PATH or postgresql://USER@HOST/NAME."
 )
-@click.option("--audit-files", "files", type=_FOLDER, help="Where frames and maps are, for PostgreSQL.")
+@click.option("--audit-files", type=_FOLDER, help="Where frames and maps are, for PostgreSQL.")
 @click.option("--server", metavar="ADDR", default="", help="HOST:PORT of the inspection server: drift, model figures.")
 @click.option("--admin", metavar="ADDR", default="", help="HOST:PORT that it got as --admin: promote and roll back.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for a network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--allow-host", "hosts", multiple=True, help="A name of this machine, for browsers; repeat it for more.")
+@click.option("--allow-host", multiple=True, help="A name of this machine, for browsers; repeat it for more.")
 @click.option("--certificate", type=_FILE, help="PEM file, for HTTPS.")
 @click.option("--certificate-key", type=_FILE, help="Its key.")
+@click.option("--listen-on", type=int, hidden=True, help="A socket that whoever started this has opened.")
 @exits_cleanly
-def inspector(db: str | None, **options: Any) -> None:
+def inspector(db: str | None, listen_on: int | None, **options: Any) -> None:
     """The inspector's page: review queue, line wall, history, quality report, model room.
 
     It reads the audit store that `defectlens serve --audit` writes, and adds what people say to it.
@@ -50,30 +54,32 @@ def inspector(db: str | None, **options: Any) -> None:
     Example:
       defectlens inspector user add eva --role inspector --db audit
       defectlens inspector --db audit --server 127.0.0.1:50051
+
+    Every option can be given by a variable of the environment too: --allow-host by DEFECTLENS_INSPECTOR_ALLOW_HOST.
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
     if db is None:
         raise SettingsError("name the audit store: defectlens inspector --db audit")
-    _need_packages()
-    _run(db, **options)
+    need_packages()
+    _run(db, listen_on, **options)
 
 
-def _run(db: str, **options: Any) -> None:
+def _run(db: str, listen_on: int | None, audit_files: Path | None, allow_host: tuple[str, ...], **options: Any) -> None:
     import uvicorn
 
     from serving.audit import Store, accounts
     from serving.inspector.app import create_app
     from serving.inspector.settings import PageSettings
 
-    settings = PageSettings(db=db, **options)
+    settings = PageSettings(db=db, files=audit_files, hosts=allow_host, **options)
     set_up_logging()
     with Store.open(settings.db, files=settings.files, create=True) as store:
         if not accounts(store):
             say(f"nobody has an account yet: defectlens inspector user add YOUR-NAME --role admin --db {db}")
         if not settings.is_loopback and settings.certificate is None:
             say("warning: passwords travel unencrypted; give --certificate, or put a proxy with HTTPS in front")
-        listening = _listen(settings.host, settings.port)
+        listening = listen(settings.host, settings.port) if listen_on is None else socket.socket(fileno=listen_on)
         scheme = "https" if settings.certificate else "http"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"the page is at {scheme}://{host}:{listening.getsockname()[1]}/")
@@ -86,18 +92,6 @@ def _run(db: str, **options: Any) -> None:
             timeout_graceful_shutdown=_GOODBYE_S,
         )
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    return listening
 
 
 @inspector.group()
@@ -118,7 +112,7 @@ def add_user(name: str, role: str, password_file: Path | None, db: str, files: P
     Example:
       defectlens inspector user add eva --role inspector --db audit
     """
-    _need_packages()
+    need_packages()
     from serving.audit import Account, Role, Store, add_account
     from serving.inspector.passwords import hash_password
 
@@ -135,7 +129,7 @@ def add_user(name: str, role: str, password_file: Path | None, db: str, files: P
 @exits_cleanly
 def set_password(name: str, password_file: Path | None, db: str, files: Path | None) -> None:
     """Give an account another password; it is signed out everywhere."""
-    _need_packages()
+    need_packages()
     from serving.audit import Store, change_account
     from serving.inspector.passwords import hash_password
 
@@ -190,7 +184,7 @@ def export_feedback(out: Path, overruled: bool, db: str, files: Path | None, as_
       defectlens inspector export --db audit --out feedback
       defectlens train --data feedback --out runs/feedback
     """
-    _need_packages()
+    need_packages()
     from serving.audit import Action, Store
     from serving.inspector.feedback import export
 
@@ -216,11 +210,3 @@ def _password(file: Path | None) -> str:
         asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return asked
     return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
-
-
-def _need_packages() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingsError(
-            f"the page needs {', '.join(missing)}; install what it needs with `pip install 'defectlens[inspector]'`"
-        )

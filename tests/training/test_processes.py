@@ -108,7 +108,7 @@ def test_ctrl_c_at_a_terminal(parent: tuple[subprocess.Popen[bytes], Path]) -> N
 
 def test_the_guard_ends_with_its_parent(tmp_path: Path) -> None:
     with Children() as children:
-        guard = children._guard
+        guard = children._guard.process
         assert guard.poll() is None
     assert guard.returncode == 0
 

@@ -155,6 +155,13 @@ def test_frames_are_cut_where_one_input_is_not_enough(
     assert plan.why
 
 
+def test_a_size_that_is_asked_for_is_kept() -> None:
+    found = Survey(1024, 1024, 10.0, 1.0)
+    for asked, tile in (("auto", None), ("128", (128, 128))):
+        plan = plan_tiles(asked, ONE, found, few_labels=False, size_asked=True)
+        assert (plan.spec, plan.tile) == (ONE, tile)
+
+
 def test_tiles_are_even_and_no_larger_than_asked() -> None:
     for side in range(64, 2100, 32):
         for most in (128, 256, 384):
@@ -184,7 +191,7 @@ def test_a_survey_sees_sizes_and_the_smallest_defects(tmp_path: Path) -> None:
 
 def _tiled_run(root: Path, options: TrainOptions, *, good: int, dots: int, masks: bool = True) -> Run:
     data = read_data(_folder(root / "data", good=good, dots=dots, masks=masks))
-    return train_run(data, replace(options, tile="128", epochs=1), root / "run", resume=False)
+    return train_run(data, replace(options, size=None, tile="128", epochs=1), root / "run", resume=False)
 
 
 def test_good_frames_alone_train_a_tiled_model_that_loads_again(
@@ -246,5 +253,5 @@ def test_large_frames_go_in_smaller_batches() -> None:
 
 def test_a_folder_of_small_frames_is_not_tiled(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path / "data", train={"good": 24})
-    run = train_run(read_data(root), replace(options, epochs=1), tmp_path / "run", resume=False)
+    run = train_run(read_data(root), replace(options, size=None, epochs=1), tmp_path / "run", resume=False)
     assert run.detector.config.tiles is None
