@@ -19,10 +19,8 @@ AUTO, OFF = "auto", "off"
 _NEEDED_PX = 8.0
 # Frames are tiled if one input would show the smallest defect at less than this share of the size it needs.
 _WORTH_IT = 0.75
-# Without a labelled defect nothing says how small one may be: frames of so many times the input's pixels are tiled.
-_LARGE = 4.0
 # Most pixels of a tiled frame, in inputs of one piece and at all: time and memory are in proportion to them.
-_MOST_INPUTS, _MOST_PIXELS = 64, 2**22
+_MOST_INPUTS, _MOST_PIXELS = 16, 2**22
 # Frames and masks that are looked at.
 _SAMPLES = 100
 # The smallest defects of a mask are often slips of the pen.
@@ -102,21 +100,16 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
         why = f"{size} in tiles of at most {side} px, as asked for"
         pixels = one if size_asked else min(native, _MOST_PIXELS)
         return _tiled(spec, found, pixels, side, why, cuts=localised)
-    if not localised:
-        return TilePlan(spec, None, cuts=False, why="frames in one piece: most labelled defects have no mask")
-    if found.smallest is None:
-        if native <= _LARGE * one:
-            why = f"{size}: one input of {spec.width}x{spec.height} px shows them"
-            return TilePlan(spec, None, cuts=False, why=why)
-        wanted, reason = native, f"{size}, more than {_LARGE:.0f} times one input's pixels"
-    else:
-        shown = found.smallest * (one / native) ** 0.5
-        defect = f"the smallest labelled defects are {found.smallest:.0f} px"
-        if shown >= _WORTH_IT * _NEEDED_PX or native <= one:
-            why = f"{size}: {defect}, {shown:.1f} px in one input of {spec.width}x{spec.height} px"
-            return TilePlan(spec, None, cuts=False, why=why)
-        wanted = native * min(1.0, _NEEDED_PX / found.smallest) ** 2
-        reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
+    if few_labels or found.smallest is None or not localised:
+        why = f"{size} in one piece: there are too few masks of defects that would ask for tiles"
+        return TilePlan(spec, None, cuts=False, why=why)
+    shown = found.smallest * (one / native) ** 0.5
+    defect = f"the smallest labelled defects are {found.smallest:.0f} px"
+    if shown >= _WORTH_IT * _NEEDED_PX or native <= one:
+        why = f"{size}: {defect}, {shown:.1f} px in one input of {spec.width}x{spec.height} px"
+        return TilePlan(spec, None, cuts=False, why=why)
+    wanted = native * min(1.0, _NEEDED_PX / found.smallest) ** 2
+    reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
     side = round(_LARGER * one**0.5 / STEP) * STEP
     return _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
 

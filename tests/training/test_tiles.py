@@ -137,7 +137,7 @@ ONE = InputSpec(256, 256)
         ("auto", Survey(1024, 1024, 10.0, 1.0), False, (832, 832), (320, 320)),
         ("auto", Survey(1024, 1024, 10.0, 0.2), False, (256, 256), None),  # image labels
         ("auto", Survey(400, 400, None, 1.0), True, (256, 256), None),
-        ("auto", Survey(1024, 1280, None, 1.0), True, (1024, 1280), (384, 384)),
+        ("auto", Survey(1024, 1280, None, 1.0), True, (256, 256), None),  # nothing says how small a defect is
         ("off", Survey(4096, 4096, 10.0, 1.0), False, (256, 256), None),
         ("128", Survey(256, 1600, 10.0, 1.0), False, (256, 1600), (128, 128)),
         ("256", Survey(256, 1600, 10.0, 1.0), False, (256, 1600), (256, 256)),
