@@ -17,6 +17,7 @@ from serving.audit import append, schema
 from serving.audit.database import writing
 from serving.audit.records import Action
 from serving.audit.store import Store
+from serving.audit.verify_accounts import ADDED, CHANGED, said_password
 from vision.errors import AuditError, SettingsError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -98,7 +99,7 @@ def add_account(store: Store, new: Account, *, by: str) -> None:
         row = {"name": new.name, "role": new.role.value, "password": new.password, "disabled": new.disabled}
         row |= {"issuer": new.issuer, "subject": new.subject}
         connection.execute(_accounts.insert(), row | {"created_ns": store.now_ns()})
-        _record(store, connection, Action(action="account-added", person=by, subject=new.name, details=_said(row)))
+        _record(store, connection, Action(action=ADDED, person=by, subject=new.name, details=_said(row)))
 
 
 def change_account(
@@ -129,7 +130,7 @@ def change_account(
         connection.execute(update(_accounts).where(_accounts.c.name == name).values(values))
         if password is not None or disabled or provider is not None:
             connection.execute(delete(_sessions).where(_sessions.c.name == name))
-        _record(store, connection, Action(action="account-changed", person=by, subject=name, details=_said(values)))
+        _record(store, connection, Action(action=CHANGED, person=by, subject=name, details=_said(values)))
 
 
 def sign_in(store: Store, name: str, token: str, lifetime_s: float, details: Mapping[str, Any]) -> None:
@@ -175,8 +176,8 @@ def _record(store: Store, connection: Connection, action: Action) -> None:
 
 
 def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of a change: never a password, only that there is a new one."""
-    return {key: "changed" if key == "password" and value else value for key, value in values.items()}
+    """What is recorded of a change: never a password, only what tells whether it is still the same."""
+    return {key: said_password(value) if key == "password" else value for key, value in values.items()}
 
 
 def _find(connection: Connection, name: str) -> Account | None:

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from serving.audit import Store
 from serving.client import InspectionClient
 from serving.inspector import (
+    oidc,
     pages_accounts,
     pages_feedback,
     pages_history,
@@ -27,7 +28,6 @@ from serving.inspector import (
     pages_wall,
 )
 from serving.inspector.feed import Feed
-from serving.inspector import oidc
 from serving.inspector.guard import Guard
 from serving.inspector.pictures import Pictures
 from serving.inspector.settings import PageSettings
@@ -36,8 +36,8 @@ from vision.errors import AuditError, DefectLensError, InputError
 
 _STATUS_TIMEOUT_S = 2.0
 _PAGES = (
-    pages_sign_in, pages_oidc, pages_review, pages_pictures, pages_wall, pages_history, pages_report, pages_feedback, pages_models,
-    pages_accounts,
+    pages_sign_in, pages_oidc, pages_review, pages_pictures, pages_wall, pages_history, pages_report, pages_feedback,
+    pages_models, pages_accounts,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from vision.errors import SettingsError
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 # The secret is never an option: everybody on the machine could read it in the list of processes.
-_SECRET = "DEFECTLENS_OIDC_SECRET"
+_SECRET = "DEFECTLENS_OIDC_SECRET"  # noqa: S105, the name of a variable
 _ROLES = ("viewer", "inspector", "engineer", "admin")
 # Browsers that look at the wall never close their connection by themselves.
 _GOODBYE_S = 2

@@ -1,8 +1,8 @@
 """Signing in with OpenID Connect: the authorization-code flow with PKCE, by Authlib.
 
 Authlib makes and compares state, nonce and PKCE's verifier, and checks the ID token's signature and times. What it
-leaves to its callers is done here: that the provider found is the one that was named, that no token signed by the client's
-own secret or not at all counts, and that the token was made for this page.
+leaves to its callers is done here: that the provider found is the one that was named, that no token counts that is
+signed with the client's own secret or not at all, and that the token was made for this page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATH = "/sign-in/oidc"
 LIFETIME_S = 600
 BY = "oidc"
 """Who makes and changes accounts on a provider's word, in the records."""
-NEEDED = ("authlib", "httpx", "itsdangerous", "joserfc")
+NEEDED = ("authlib", "httpx2", "itsdangerous", "joserfc")
 # None of these can be made with what a client knows.
 _SIGNATURES = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _CLOCKS_APART_S = 60
@@ -62,7 +62,7 @@ class OidcSettings:
         parts = urlsplit(self.issuer)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
             raise SettingsError(
-                f"an OpenID provider is an https address, since whoever can change what it says can be anybody here; got "
+                f"an OpenID provider is an https address: whoever could change what it says could be anybody here; got "
                 f"{self.issuer!r}"
             )
         if not self.client_id:
@@ -107,7 +107,7 @@ class Provider:
             OidcError: anything about it is not right.
         """
         from authlib.common.errors import AuthlibBaseError
-        from httpx import HTTPError
+        from httpx2 import HTTPError
         from joserfc.errors import JoseError
 
         await self._found()
@@ -133,7 +133,7 @@ class Provider:
         return end + mark + urlencode({"client_id": self.settings.client_id, "post_logout_redirect_uri": back})
 
     async def _found(self) -> Mapping[str, Any]:
-        from httpx import HTTPError
+        from httpx2 import HTTPError
 
         issuer = self.settings.issuer
         try:
@@ -142,7 +142,7 @@ class Provider:
             raise OidcError(f"the provider {issuer} does not answer: {error}") from error
         if metadata.get("issuer") != issuer:
             metadata.pop("_loaded_at", None)  # ask again next time
-            raise OidcError(f"{issuer} says that it is {metadata.get('issuer')!r}; give --oidc the same text as it does")
+            raise OidcError(f"{issuer} calls itself {metadata.get('issuer')!r}; --oidc has to be the same text")
         offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
         metadata["id_token_signing_alg_values_supported"] = [one for one in offered if one in _SIGNATURES] or ["RS256"]
         return metadata

@@ -48,7 +48,7 @@ async def back(request: Request) -> Response:
         return await asyncio.to_thread(sign_in_form, request, following, f"{error}.", 403)
     finally:
         request.session.clear()
-    response = site_of(request).render(request, "signed_in.html", name=found.name, following=following)
+    response = site_of(request).render(request, "signed_in.html", who=found.name, following=following)
     details = {"address": address, "issuer": provider.settings.issuer, "subject": found.subject}
     await asyncio.to_thread(begin_session, request, response, found.name, details)
     return response

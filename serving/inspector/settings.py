@@ -17,7 +17,9 @@ class PageSettings:
     knows (drift, the model's figures); empty shows pages without it. ``admin``: its admin address, for promotions.
 
     ``session_s``: how long a person stays signed in, at most. ``hosts``: names under which browsers may ask for the
-    page, besides ``host``. ``certificate`` and ``certificate_key``: PEM files, for HTTPS. ``oidc``: the OpenID provider that people may sign in with.
+    page, besides ``host``. ``certificate`` and ``certificate_key``: PEM files, for HTTPS.
+
+    ``oidc``: the OpenID provider that people may sign in with.
     """
 
     db: str
