@@ -3,8 +3,8 @@
     python -m benchmarks.inspector_history --store DIR --records 1000000 --rounds 20
 
 A new store is filled (ten minutes, 5 GB a million) so that its last two days end now; one that is there is used as it
-is. Some drawn plates with real frames come last. The page runs in a process of its own and is asked over HTTP, as a browser
-asks. One table of milliseconds, then one JSON line. Target: each view within 300 ms.
+is. Some drawn plates with real frames come last. The page runs in a process of its own and is asked over HTTP, as a
+browser asks. One table of milliseconds, then one JSON line. Target: each view within 300 ms.
 """
 
 from __future__ import annotations
