@@ -32,6 +32,9 @@ from vision.postprocess import ANOMALY
 # All signals are standardised; without real defects nothing speaks for one of them.
 SYNTHETIC_MASK_WEIGHT = 1.0
 SUBSPACE_WEIGHT = 1.0
+# Beside a mask head that has learned from real defects the subspace is for what no label shows. Validation images are
+# often of the parts that trained the model and need it less than new parts do, so they do not choose its weight.
+LABELLED_SUBSPACE_WEIGHT = 0.25
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 _BATCH = 16
 
@@ -159,8 +162,9 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> floa
     signals = np.array([[row.reconstruction, row.mask, row.subspace] for row in rows])[:, : len(detector.map_weight)]
     center = signals[~truth].mean(axis=0)
     scale = np.maximum(signals[~truth].std(axis=0), 1e-3)
-    weights = np.array([float(recipe.reconstruction), SYNTHETIC_MASK_WEIGHT, SUBSPACE_WEIGHT])[: signals.shape[1]]
-    if truth.sum() >= ENOUGH_MASKS:
+    beside = SUBSPACE_WEIGHT if recipe.synthetic else LABELLED_SUBSPACE_WEIGHT
+    weights = np.array([float(recipe.reconstruction), SYNTHETIC_MASK_WEIGHT, beside])[: signals.shape[1]]
+    if recipe.synthetic and truth.sum() >= ENOUGH_MASKS:
         scaled = (signals - center) / scale
         weights[1] = max(
             _MASK_WEIGHTS,

@@ -14,7 +14,7 @@ from training.data import read_data
 from training.drawn import Overlays
 from training.evaluate import evaluate as evaluate_predictor
 from training.export import export_bundle
-from training.options import TrainOptions
+from training.options import PRESETS, TrainOptions
 from training.predictor import BundlePredictor, EnginePredictor, Predictor
 from training.run import load_run, renamed, train_run
 from training.torch_engine import TorchEngine
@@ -43,7 +43,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every training takes: ``backbone``, ``weights``, ``size``, ``epochs``, ``batch`` and ``device``."""
+    """What every training takes: ``preset``, ``backbone``, ``weights``, ``size``, ``epochs``, ``batch``, ``device``."""
     for option in (
         click.option(
             "--device",
@@ -55,7 +55,16 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", default=16, show_default=True, help="Frames a step."),
         click.option("--epochs", type=int, help="Default: chosen from the data."),
         click.option(
-            "--size", default=256, show_default=True, help="Side in px of a square with as many pixels as the input."
+            "--size",
+            type=int,
+            help="Side in px of a square with as many pixels as the input. Default: the frames', within the preset.",
+        ),
+        click.option(
+            "--preset",
+            type=click.Choice(list(PRESETS)),
+            default="balanced",
+            show_default=True,
+            help="fast: small input, half the epochs; accurate: large input, half as many epochs again.",
         ),
         click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names."),
         click.option(

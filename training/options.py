@@ -16,17 +16,33 @@ Device = Literal["auto", "cpu", "cuda"]
 _ENOUGH_TO_TUNE = 40
 # More patterns of good frames than this gained nothing, and they are most of a bundle's size.
 _MOST_PATTERNS = 256
+# Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
+_FEWEST_PATTERNED = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A place between time and accuracy. ``size``: the largest input chosen for a frame, as in ``TrainOptions``;
+    ``epochs``: how many times as many epochs as usual.
+    """
+
+    size: int
+    epochs: float
+
+
+PRESETS = {"fast": Preset(224, 0.5), "balanced": Preset(320, 1.0), "accurate": Preset(448, 1.5)}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Options of one run; ``None`` leaves a choice to the data. ``size`` is the side of the square with as many pixels
-    as the input, in pixels; ``batch`` counts frames.
+    """Options of one run; ``None`` leaves a choice to the data, within what ``preset`` allows. ``size`` is the side of
+    the square with as many pixels as the input, in pixels; ``batch`` counts frames.
     """
 
     backbone: str = DEFAULT_BACKBONE
     weights: str | None = None
-    size: int = 256
+    preset: str = "balanced"
+    size: int | None = None
     epochs: int | None = None
     batch: int = 16
     seed: int = 0
@@ -38,7 +54,9 @@ class TrainOptions:
     reconstruction: bool = False
 
     def __post_init__(self) -> None:
-        if not 64 <= self.size <= 2048:
+        if self.preset not in PRESETS:
+            raise SettingsError(f"--preset must be one of {', '.join(PRESETS)}; got {self.preset!r}")
+        if self.size is not None and not 64 <= self.size <= 2048:
             raise SettingsError(f"--size must be in 64..2048 px; got {self.size}")
         if self.epochs is not None and self.epochs < 1:
             raise SettingsError(f"--epochs must be at least 1; got {self.epochs}")
@@ -46,6 +64,10 @@ class TrainOptions:
             raise SettingsError(f"--batch must be even and at least 4; got {self.batch}")
         if self.patience is not None and self.patience < 1:
             raise SettingsError(f"--patience must be at least 1; got {self.patience}")
+
+    def epochs_of(self, usual: int) -> int:
+        """As many epochs as were asked for, or the usual number times what the preset says."""
+        return self.epochs or max(1, round(usual * PRESETS[self.preset].epochs))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +79,7 @@ class Recipe:
 
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
-    ``subspace``: how many patterns of good frames to solve for after training (the same); 0 for none.
+    ``subspace``: how many patterns of good frames to solve for after training; 0 for none.
     ``synthetic``: every good image also appears with a synthetic defect. ``why`` says it in words.
     """
 
@@ -79,17 +101,18 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     """The recipe for a data set, from its labels and masks alone."""
     defects = [sample for sample in split.train if sample.label != data.good_class]
     masked = sum(sample.mask is not None for sample in defects)
-    counted = f"{len(split.train) - len(defects)} good and {len(defects)} defective images ({masked} with masks)"
+    good = len(split.train) - len(defects)
+    counted = f"{good} good and {len(defects)} defective images ({masked} with masks)"
     labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
     if labelled:
         return Recipe(
             tune_backbone=True,
             reconstruction=False,
-            subspace=0,
+            subspace=min(_MOST_PATTERNS, good // 2) if data.good_class and good >= _FEWEST_PATTERNED else 0,
             synthetic=False,
             class_map=masked > 0 and data.good_class is not None,
             flips=True if options.flips is None else options.flips,
-            epochs=options.epochs or 10,
+            epochs=options.epochs_of(10),
             passes=1,
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,
@@ -99,11 +122,11 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     return Recipe(
         tune_backbone=False,
         reconstruction=options.reconstruction,
-        subspace=min(_MOST_PATTERNS, (len(split.train) - len(defects)) // 2),
+        subspace=min(_MOST_PATTERNS, good // 2),
         synthetic=True,
         class_map=masked > 0,
         flips=bool(options.flips),
-        epochs=options.epochs or 4,
+        epochs=options.epochs_of(4),
         passes=4,
         learning_rate=1e-3,
         backbone_learning_rate=0.0,

@@ -21,7 +21,7 @@ from training.calibrate import calibrate
 from training.data import DataSet, Sample, read_frame
 from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
-from training.options import TrainOptions, choose_recipe
+from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
 from training.subspace import fit_subspace
@@ -43,6 +43,8 @@ _GOLDEN_FRAMES = 8
 # Frames looked at to find the usual aspect ratio.
 _ASPECT_SAMPLES = 100
 _LARGEST_ASPECT = 4.0
+# Smaller frames are enlarged to this, larger ones come down to what the preset allows.
+_USUAL_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     started = time.monotonic()
     parts = split(data, options.seed)
     recipe = choose_recipe(data, parts, options)
-    spec = choose_input(parts.train, options.size, data.white_level)
+    spec = choose_input(parts.train, options.size, data.white_level, PRESETS[options.preset].size)
     config = ModelConfig(
         backbone=options.backbone,
         height=spec.height,
@@ -187,12 +189,22 @@ def load_run(folder: Path) -> Run:
     return Run(detector, manifest, golden, document["figures"], probes, reference, read_seen(folder))
 
 
-def choose_input(samples: Sequence[Sample], size: int, white_level: int) -> InputSpec:
-    """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 4:1)."""
+def choose_input(
+    samples: Sequence[Sample], size: int | None, white_level: int, largest: int = _USUAL_SIZE
+) -> InputSpec:
+    """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 4:1).
+
+    Without a ``size`` as many pixels as the frames have, up to ``largest``² and not below 256² (or ``largest``²).
+    """
     step = max(1, len(samples) // _ASPECT_SAMPLES)
     shapes = [read_frame(sample.path, white_level).shape for sample in samples[::step]]
     aspect = float(np.clip(np.median([shape[1] / shape[0] for shape in shapes]), 1 / _LARGEST_ASPECT, _LARGEST_ASPECT))
-    height, width = (max(64, 32 * round(side / 32)) for side in (size / aspect**0.5, size * aspect**0.5))
+    if size is None:
+        native = float(np.median([shape[0] * shape[1] for shape in shapes])) ** 0.5
+        side = float(np.clip(native, min(_USUAL_SIZE, largest), largest))
+    else:
+        side = float(size)
+    height, width = (max(64, 32 * round(one / 32)) for one in (side / aspect**0.5, side * aspect**0.5))
     return InputSpec(height, width, white_level)
 
 

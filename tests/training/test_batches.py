@@ -95,6 +95,20 @@ def test_the_input_has_the_aspect_ratio_of_the_frames(
     assert (spec.height, spec.width) == expected
 
 
+@pytest.mark.parametrize(
+    ("side", "largest", "expected"),
+    [(64, 320, 256), (288, 320, 288), (640, 320, 320), (640, 224, 224)],
+    ids=["enlarged to the usual", "its own", "down to the preset's", "a preset below the usual"],
+)
+def test_without_a_size_the_frames_and_the_preset_choose_it(
+    tmp_path: Path, side: int, largest: int, expected: int
+) -> None:
+    for index in range(3):
+        write(tmp_path / "train" / "good" / f"{index}.png", texture(str(index), height=side, width=side))
+    spec = choose_input(read_data(tmp_path).train, None, 65535, largest)
+    assert (spec.height, spec.width) == (expected, expected)
+
+
 def test_masks_without_a_defect_pixel_and_frames_without_masks_are_told_apart(
     tmp_path: Path, options: TrainOptions
 ) -> None:
