@@ -267,7 +267,7 @@ def _conditions(wanted: Search) -> Iterable[ColumnElement[bool]]:
 def _few_parts(connection: Connection, begins: str) -> Iterable[ColumnElement[bool]]:
     """The answers of parts that begin so, by number, where they are few.
 
-    A database that cannot know how few they are walks through a camera's answers instead, to find none (10 s a million).
+    A database that cannot know how few they are walks through all of a camera instead (10 s a million answers).
     """
     query = select(_answers.seq).where(_answers.part >= begins, _answers.part < begins + _LAST).limit(_FEW + 1)
     found = list(connection.execute(query).scalars())
