@@ -126,7 +126,7 @@ class Provider:
     async def leave_address(self, back: str) -> str:
         """Where a session at the provider ends; empty where it offers none. Else the next one at this screen is in."""
         metadata = await self._found()
-        end = metadata.get("end_session_endpoint")
+        end = str(metadata.get("end_session_endpoint") or "")
         if not end:
             return ""
         mark = "&" if "?" in end else "?"
