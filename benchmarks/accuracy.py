@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a finished run or bundle of defectlens; without it, one is trained; again for other seeds",
     )
-    parser.add_argument("--size", type=int, default=256, help="as in `defectlens train`; the peers get that input too")
+    parser.add_argument("--size", type=int, default=256, help="of everybody's input, as in `defectlens train`")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--weights", type=Path, help="backbone weights, .safetensors with timm's names")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2: everything is fitted once a seed")

@@ -50,7 +50,7 @@ def run(job: OurJob, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"fit_seconds": None, "fit_cpu_seconds": None, "peak_mib": None}
     bundle = folder / BUNDLE
     if job.run is None:
-        options = TrainOptions(job.backbone, job.weights, job.size, seed=job.seed, device="cpu")
+        options = TrainOptions(backbone=job.backbone, weights=job.weights, size=job.size, seed=job.seed, device="cpu")
         wall, cpu = time.monotonic(), time.process_time()
         trained = train_run(read_data(job.data), options, folder / "run", resume=True)
         figures = {"fit_seconds": time.monotonic() - wall, "fit_cpu_seconds": time.process_time() - cpu}

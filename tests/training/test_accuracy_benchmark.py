@@ -241,6 +241,22 @@ def test_everything_but_anomalib(
     assert json.loads((tmp_path / "out" / "padim-seed0" / "job.json").read_text())["peer"] == "Padim"
 
 
+@pytest.mark.slow
+def test_defectlens_is_trained_on_the_good_images(tmp_path: Path, tiny_weights: Path) -> None:
+    data = make_folder(tmp_path / "data", train={"good": 16, "dent": 2}, test={"good": 4, "dent": 4})
+    compared = Comparison(options(data, tmp_path / "out", tiny_weights, peers=[]))
+    (ours,) = results = compared.our_results()
+    assert ours["notes"] == []
+    compared.add_latencies(results)
+    assert ours["image_auroc"] == 1.0
+    assert ours["input"] == f"{compared.spec.width}x{compared.spec.height}"
+    assert min(ours[name] for name in ("fit_seconds", "fit_cpu_seconds", "peak_mib", "ms", "model_mb")) > 0
+    assert ours["graph_difference"] < 1e-3
+    run = json.loads((tmp_path / "out" / "defectlens-seed0" / "run" / "run.json").read_text())
+    assert run["model"]["classes"] == ["good", "anomaly"]
+    assert run["manifest"]["provenance"]["options"]["size"] == 64
+
+
 @pytest.mark.parametrize("arguments", [[], ["--peers-python", "/no/such/python"], ["--peers-python", sys.executable]])
 def test_without_the_peers_environment_it_says_how_to_make_one(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
