@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,7 @@ async def load(folder: Path, settings: ServerSettings, clock: Callable[[], float
         BundleError, ProviderError, ParityError: it must not serve; nothing of it is left behind.
     """
     bundle = await asyncio.to_thread(load_bundle, folder)
+    settings = replace(settings, max_batch=bundle.manifest.input.most_frames(settings.max_batch))
     engine = await asyncio.get_running_loop().run_in_executor(opener, partial(_open, bundle, settings))
     used = {"used": engine.provider, "precision": engine.precision, "fallback": engine.fallback}
     _log.info(Event("provider", asked=settings.provider, **used))

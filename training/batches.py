@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -62,6 +63,23 @@ def join(parts: Sequence[Batch]) -> Batch:
     return Batch(**{name: torch.cat(column) for name, column in columns.items()})
 
 
+class Store(Protocol):
+    """Labelled pictures of one size, whole frames or tiles of them."""
+
+    @property
+    def samples(self) -> tuple[Sample, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Picture uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pictures of an epoch, where they are chosen."""
+        ...
+
+
 class FrameStore:
     """Frames and masks at input size, decoded once where memory allows."""
 
@@ -83,13 +101,16 @@ class FrameStore:
         """Frame uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
         return (self._frames[index], self._masks[index]) if self._fits else self._read(index)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Whole frames are the same in every epoch."""
+
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.samples[index]
         frame = to_model_input(read_frame(sample.path, self._spec.white_level), self._spec)
         return frame, mask_at_input(sample.mask, self._spec)
 
 
-def good_places(stores: Sequence[FrameStore], good: str | None) -> list[tuple[FrameStore, int]]:
+def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:
     """Where the surely good frames of several stores are."""
     return [
         (store, index)
@@ -105,21 +126,23 @@ class TrainingFrames(Dataset[Batch]):
     Every draw depends on (seed, epoch, item) alone: a resumed run sees what an uninterrupted one would have seen.
     """
 
-    def __init__(self, store: FrameStore, config: ModelConfig, recipe: Recipe, seed: int) -> None:
+    def __init__(self, store: Store, config: ModelConfig, recipe: Recipe, seed: int) -> None:
         self._store = store
         self._config = config
         self._recipe = recipe
         self._seed = seed
         self._augment = Augmentation(flips=recipe.flips, strength=recipe.augmentation)
-        self._good = [index for index, sample in enumerate(store.samples) if sample.label == config.good_class]
+        self._good: list[int] = []
         self._order: list[int] = []
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number)."""
         self._epoch = epoch
+        self._store.set_epoch(epoch)
         rng = np.random.default_rng((self._seed, epoch))
         labels = [sample.label for sample in self._store.samples]
+        self._good = [index for index, label in enumerate(labels) if label == self._config.good_class]
         counts = {label: labels.count(label) for label in set(labels)}
         weights = np.array([counts[label] ** -0.5 for label in labels])
         expected = weights / weights.sum() * len(labels)

@@ -20,13 +20,13 @@ from training.default_point import class_policy, default_point, fit_probabilitie
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
-from training.synthesis import add_defect
+from training.synthesis import add_defect_in
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.errors import DataError
-from vision.model.detector import Detector, pool
+from vision.model.detector import Detector
 from vision.postprocess import ANOMALY
 
 # All signals are standardised; without real defects nothing speaks for one of them.
@@ -71,7 +71,7 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
     rows = list(_rows(detector, validation))
     threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
     if threshold is None and recipe.synthetic:
-        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good))))
+        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good, detector.config.piece))))
         source = "best pixel F1 on validation frames with synthetic defects"
     logits = np.array([row.logits for row in rows])
     probabilities = fit_probabilities(detector.config, logits, validation.samples)
@@ -88,8 +88,8 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
 class _Damaged:
     """The good frames of a store, each with a synthetic defect; the same ones every time."""
 
-    def __init__(self, store: FrameStore, good: str) -> None:
-        self._store = store
+    def __init__(self, store: FrameStore, good: str, piece: tuple[int, int]) -> None:
+        self._store, self._piece = store, piece
         self._good = [index for index, sample in enumerate(store.samples) if sample.label == good]
         # Any path will do: what matters is that the mask is known.
         self.samples = tuple(
@@ -102,7 +102,7 @@ class _Damaged:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         other = self._good[(index + 1) % len(self._good)]
         rng = np.random.default_rng((11, index))
-        return add_defect(self._store[self._good[index]][0], self._store[other][0], rng)
+        return add_defect_in(self._store[self._good[index]][0], self._store[other][0], rng, self._piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +128,12 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
         outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))
         if outputs.mask_logits is None or outputs.anomaly_map is None or outputs.anomaly_score is None:
             return
-        mask = pool(outputs.mask_logits[:, 0])
+        mask = detector.pool(outputs.mask_logits[:, 0])
         rebuilt = torch.zeros_like(mask)
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         if outputs.distances is not None:
-            rebuilt = pool(detector.reconstruction_map(outputs.distances, size))
-        left = torch.zeros_like(mask) if outputs.subspace_map is None else pool(outputs.subspace_map)
+            rebuilt = detector.pool(detector.reconstruction_map(outputs.distances, size))
+        left = torch.zeros_like(mask) if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class

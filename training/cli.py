@@ -43,7 +43,9 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every training takes: ``preset``, ``backbone``, ``weights``, ``size``, ``epochs``, ``batch``, ``device``."""
+    """What every training takes: ``preset``, ``backbone``, ``weights``, ``size``, ``tile``, ``epochs``, ``batch`` and
+    ``device``.
+    """
     for option in (
         click.option(
             "--device",
@@ -65,6 +67,13 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="balanced",
             show_default=True,
             help="fast: small input, half the epochs; accurate: large input, half as many epochs again.",
+        ),
+        click.option(
+            "--tile",
+            default="auto",
+            show_default=True,
+            help="auto: large frames go through the network in overlapping tiles where one input would lose small "
+            "defects; off: never; a number: frames at their own size, in tiles of at most so many px.",
         ),
         click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names."),
         click.option(

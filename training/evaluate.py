@@ -214,6 +214,8 @@ def _notes(predictions: Sequence[Prediction], manifest: Manifest, report: dict[s
         notes.append(f"The model was trained on good parts alone: {', '.join(renamed)} count as {ANOMALY!r}.")
     elif renamed:
         notes.append(f"The model does not know {', '.join(renamed)}; the right answer is {UNKNOWN!r}.")
+    if chosen := manifest.provenance.get("input"):
+        notes.append(f"Input: {chosen}.")
     broken = sum(one.verdict is Verdict.NO_VERDICT for one in predictions)
     if broken:
         notes.append(f"{broken} images got no verdict; those without a finite score are left out of image_auroc.")

@@ -26,6 +26,7 @@ from vision.engine import Engine, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
 from vision.parity import check_tolerance, compare_outputs
+from vision.preprocess import InputSpec
 from vision.seen import write_seen
 from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 
@@ -96,7 +97,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         write_manifest(folder, manifest)
         bundle = load_bundle(folder)
         bundle.replay_golden(engine)
-        manifest = replace(manifest, explanations=describe_graph(bundle, engine))
+        manifest = replace(manifest, explanations=describe_graph(bundle, engine, detector.top_share))
         if quantize:
             parity["reduced"] = {precision: prove_reduced(bundle, precision) for precision in quantize}
         write_manifest(folder, manifest)
@@ -104,14 +105,16 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
 
 
 def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[str, Any]:
-    """Compare both on batches of 1, 2 and 7 real frames and on identical rows; the report.
+    """Compare both on batches of 1, 2 and 7 real frames (of large frames fewer) and on identical rows; the report.
 
     Raises:
         ParityError: a label, score or map differs by more than the published tolerance.
     """
     report: dict[str, Any] = {"reference": reference.provider, "provider": engine.provider, "batches": {}}
-    batches = {str(size): frames[np.arange(size) % len(frames)] for size in _PARITY_BATCHES}
-    batches["7 identical rows"] = np.repeat(frames[:1], 7, axis=0)
+    most = max(2, InputSpec(*frames.shape[1:3]).most_frames(_PARITY_BATCHES[-1]))  # large frames would not fit memory
+    sizes = dict.fromkeys(min(size, most) for size in _PARITY_BATCHES)
+    batches = {str(size): frames[np.arange(size) % len(frames)] for size in sizes}
+    batches[same := f"{most} identical rows"] = np.repeat(frames[:1], most, axis=0)
     for name, batch in batches.items():
         expected, got = reference.run(batch), engine.run(batch)
         differences = compare_outputs(expected, got)
@@ -119,7 +122,7 @@ def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[
         if (_labels(expected) != _labels(got)).any():
             raise ParityError(f"ONNX Runtime and torch give other labels on batch {name}; the bundle is not written")
         report["batches"][name] = differences
-    rows = engine.run(batches["7 identical rows"])
+    rows = engine.run(batches[same])
     spread = max(
         float(np.ptp(value, axis=0).max()) for name in OUTPUT_NAMES if (value := getattr(rows, name)) is not None
     )

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
-from training.batches import Batch, FrameStore, TrainingFrames, join
+from training.batches import Batch, Store, TrainingFrames, join
 from training.objective import Objective
 from training.options import Recipe, TrainOptions
 from training.precision import fast_convolutions
@@ -73,7 +73,7 @@ class Trainer:
         detector: Detector,
         recipe: Recipe,
         options: TrainOptions,
-        store: FrameStore,
+        store: Store,
         validation: Validation,
         run: Path,
         accelerator: Accelerator,

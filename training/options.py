@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from training.data import DataSet
 from training.splits import Split
+from training.tile_choice import AUTO, OFF, check_side
 from vision.errors import SettingsError
 from vision.model.backbone import DEFAULT_BACKBONE
 
@@ -36,13 +37,15 @@ PRESETS = {"fast": Preset(224, 0.5), "balanced": Preset(320, 1.0), "accurate": P
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
     """Options of one run; ``None`` leaves a choice to the data, within what ``preset`` allows. ``size`` is the side of
-    the square with as many pixels as the input, in pixels; ``batch`` counts frames.
+    the square with as many pixels as the input, in pixels; ``tile`` is ``auto``, ``off`` or the most pixels of a tile's
+    side; ``batch`` counts frames.
     """
 
     backbone: str = DEFAULT_BACKBONE
     weights: str | None = None
     preset: str = "balanced"
     size: int | None = None
+    tile: str = AUTO
     epochs: int | None = None
     batch: int = 16
     seed: int = 0
@@ -58,6 +61,8 @@ class TrainOptions:
             raise SettingsError(f"--preset must be one of {', '.join(PRESETS)}; got {self.preset!r}")
         if self.size is not None and not 64 <= self.size <= 2048:
             raise SettingsError(f"--size must be in 64..2048 px; got {self.size}")
+        if self.tile not in (AUTO, OFF):
+            check_side(self.tile)
         if self.epochs is not None and self.epochs < 1:
             raise SettingsError(f"--epochs must be at least 1; got {self.epochs}")
         if self.batch < 4 or self.batch % 2:

@@ -70,7 +70,7 @@ class EnginePredictor:
         self.digest = digest
         self.provider = engine.provider
         self._engine = engine
-        self._batch_size = batch_size
+        self._batch_size = manifest.input.most_frames(batch_size)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Inspection]:
         workers = min(8, os.cpu_count() or 1)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.batches import FrameStore
-from training.synthesis import add_defect
+from training.synthesis import add_defect_in
 from vision.types import Frame
 
 # Half good and half defective, 64 frames have 1024 pairs: one pair in the wrong order costs 0.1 points of image AUROC.
@@ -33,20 +33,25 @@ class Probes:
         return len(self.check)
 
 
-def choose_probes(train: FrameStore, validation: FrameStore, good: str | None, seed: int) -> Probes:
+def choose_probes(
+    train: FrameStore, validation: FrameStore, good: str | None, seed: int, piece: tuple[int, int] | None = None
+) -> Probes:
     """Pick frames of all labels in turn. Good frames make up for missing defects by getting synthetic ones.
 
+    A synthetic defect is as large as those of a ``piece`` (height, width in px), what the model looks at at once: the
+    frame, or a tile of it.
     Falls back to training frames where there are hardly any validation frames; accuracy is then flattered, and just as
     much for both models that are compared.
     """
+    piece = piece or (train[0][0].shape[0], train[0][0].shape[1])
     store = validation if len(validation) >= 2 else train
-    check, is_defect = _balanced(store, good, _CHECK_FRAMES, np.random.default_rng((seed, 13)))
-    ranges, _ = _balanced(train, good, _RANGE_FRAMES, np.random.default_rng((seed, 14)))
+    check, is_defect = _balanced(store, good, _CHECK_FRAMES, np.random.default_rng((seed, 13)), piece)
+    ranges, _ = _balanced(train, good, _RANGE_FRAMES, np.random.default_rng((seed, 14)), piece)
     return Probes(check, is_defect, ranges)
 
 
 def _balanced(
-    store: FrameStore, good: str | None, wanted: int, rng: np.random.Generator
+    store: FrameStore, good: str | None, wanted: int, rng: np.random.Generator, piece: tuple[int, int]
 ) -> tuple[Frame, NDArray[np.bool_]]:
     """Half good frames and half defects, or defects alone where no part is good."""
     wanted = max(2, min(wanted, _MOST_BYTES // store[0][0].nbytes))
@@ -62,7 +67,7 @@ def _balanced(
     frames += [store[others[place]][0] for place in defects[:half]]
     # From the end: where good frames are many, the damaged ones are not the good ones of the check.
     damaged = _spread(goods[::-1], max(0, half - len(defects)))
-    frames += [add_defect(store[index][0], store[int(rng.choice(goods))][0], rng)[0] for index in damaged]
+    frames += [add_defect_in(store[index][0], store[int(rng.choice(goods))][0], rng, piece)[0] for index in damaged]
     labels += [True] * (len(frames) - len(labels))
     return np.stack(frames), np.array(labels, np.bool_)
 

@@ -25,6 +25,8 @@ from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.splits import split
 from training.subspace import fit_subspace
+from training.tile_choice import plan_tiles, survey
+from training.tiles import pieces, training_store
 from training.validate import Validation
 from vision.bundle import Manifest
 from vision.console import plain, say
@@ -40,6 +42,8 @@ from vision.types import Frame
 RUN_FILE, MODEL_FILE, GOLDEN_FILE = "run.json", "model.safetensors", "golden.safetensors"
 PROBES_FILE = "probes.safetensors"
 _GOLDEN_FRAMES = 8
+# Of large frames there are fewer, so that a bundle does not grow by more than this (before PNG).
+_GOLDEN_BYTES = 24 * 2**20
 # Frames looked at to find the usual aspect ratio.
 _ASPECT_SAMPLES = 100
 _LARGEST_ASPECT = 4.0
@@ -75,7 +79,12 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     started = time.monotonic()
     parts = split(data, options.seed)
     recipe = choose_recipe(data, parts, options)
-    spec = choose_input(parts.train, options.size, data.white_level, PRESETS[options.preset].size)
+    one = choose_input(parts.train, options.size, data.white_level, PRESETS[options.preset].size)
+    found = survey(parts.train, data.good_class, data.white_level)
+    plan = plan_tiles(
+        options.tile, one, found, few_labels=not recipe.tune_backbone, size_asked=options.size is not None
+    )
+    spec = plan.spec
     config = ModelConfig(
         backbone=options.backbone,
         height=spec.height,
@@ -88,10 +97,13 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         heads=options.heads,
         guided_readout=data.good_class is not None,
         subspace=recipe.subspace,
+        tile_height=plan.tile[0] if plan.tile else 0,
+        tile_width=plan.tile[1] if plan.tile else 0,
     )
     identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
     _open_folder(out, identity, resume=resume)
     say(recipe.why)
+    say(plan.why)
     say(
         f"{len(parts.train)} images for training, {len(parts.validation)} for validation, {len(parts.calibration)} for "
         f"calibration; input {spec.width}x{spec.height} px"
@@ -112,14 +124,15 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         )
     }
     validation = Validation(stores["validation"], config, recipe, options.seed)
-    trainer = Trainer(detector, recipe, options, stores["train"], validation, out, accelerator)
+    training = training_store(stores["train"], config, options.seed, cuts=plan.cuts)
+    trainer = Trainer(detector, recipe, options, training, validation, out, accelerator)
     progress = trainer.fit(resume=resume)
 
     # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
     # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
-    fit_subspace(detector, [stores["train"]])
+    fit_subspace(detector, pieces([stores["train"]], config))
     outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
-    fit_subspace(detector, list(stores.values()), again=True)
+    fit_subspace(detector, pieces(list(stores.values()), config), again=True)
     figures = {
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -148,13 +161,14 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
             "data_digest": data.digest,
             "options": options.as_dict(),
             "recipe": recipe.why,
+            "input": plan.why,
             "counts": {name: len(store) for name, store in stores.items()},
         },
     )
     golden = _golden_frames(stores)
     sides = {"train": parts.train, "validation": parts.validation, "calibration": parts.calibration}
     seen = _seen({**sides, "test": data.test})
-    probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed)
+    probes = choose_probes(stores["train"], stores["validation"], config.good_class, options.seed, config.piece)
     reference = drift_reference(detector, stores, outcome.scores)
     if accelerator.is_main_process:
         checkpoint.save(out / MODEL_FILE, detector, None, {"model": config.as_dict()})
@@ -228,7 +242,8 @@ def _golden_frames(stores: dict[str, FrameStore]) -> Frame:
     """Frames of as many labels as possible, from data that did not train the model where there are any."""
     store = max((stores[name] for name in ("validation", "train")), key=lambda entry: len(entry) >= _GOLDEN_FRAMES)
     turns = in_turns([sample.label for sample in store.samples])
-    return np.stack([store[index][0] for index in turns[:_GOLDEN_FRAMES]])
+    count = max(2, min(_GOLDEN_FRAMES, _GOLDEN_BYTES // store[0][0].nbytes))
+    return np.stack([store[index][0] for index in turns[:count]])
 
 
 def _seen(uses: Mapping[str, Sequence[Sample]]) -> Seen:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.batches import FrameStore, good_places
+from training.batches import Store, good_places
 from vision.console import track
 from vision.model.detector import Detector
 from vision.model.subspace import rest
@@ -21,8 +21,8 @@ _BATCH = 16
 
 
 @torch.no_grad()
-def fit_subspace(detector: Detector, stores: Sequence[FrameStore], *, again: bool = False) -> None:
-    """Set the detector's subspace from the surely good frames of ``stores``; nothing where it has none.
+def fit_subspace(detector: Detector, stores: Sequence[Store], *, again: bool = False) -> None:
+    """Set the detector's subspace from the surely good frames (or tiles) of ``stores``; nothing where it has none.
 
     Args:
         again: with more frames than before; what counts as far stays as it is, so that thresholds keep their meaning.
@@ -57,7 +57,7 @@ def principal(rows: Tensor, count: int) -> Tensor:
     return torch.as_tensor(directions.t() @ rows)
 
 
-def _features(detector: Detector, frames: Sequence[tuple[FrameStore, int]]) -> list[Tensor]:
+def _features(detector: Detector, frames: Sequence[tuple[Store, int]]) -> list[Tensor]:
     """Features of strides 16 and 32 on the subspace's grids; in float32, as the exported graph computes them."""
     device = next(detector.parameters()).device
     detector.eval()

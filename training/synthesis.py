@@ -47,6 +47,19 @@ def add_defect(frame: Pixels, other: Pixels, rng: np.random.Generator) -> tuple[
     return result, mask
 
 
+def add_defect_in(
+    frame: Pixels, other: Pixels, rng: np.random.Generator, piece: tuple[int, int]
+) -> tuple[Pixels, Pixels]:
+    """As ``add_defect``, with a defect as large as those of a ``piece`` (height, width in px) of the frame."""
+    if frame.shape[:2] == piece:
+        return add_defect(frame, other, rng)
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(frame.shape[:2], piece, strict=True))
+    window = np.s_[top : top + piece[0], left : left + piece[1]]
+    result, mask = frame.copy(), np.zeros(frame.shape[:2], np.uint8)
+    result[window], mask[window] = add_defect(frame[window], other[window], rng)
+    return result, mask
+
+
 def _shape(height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
     kind = rng.choice(("perlin", "line", "blob"), p=(0.4, 0.35, 0.25))
     if kind == "perlin":

@@ -12,9 +12,9 @@ from training.batches import FrameStore
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
-from training.synthesis import add_defect
+from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
-from vision.model.detector import Detector, DetectorOutputs, pool
+from vision.model.detector import Detector, DetectorOutputs
 
 _BATCH = 16
 
@@ -36,7 +36,8 @@ class Validation:
             labels.append(config.classes.index(sample.label))
             defective.append(sample.label != config.good_class)
             if recipe.synthetic and sample.label == config.good_class:
-                damaged, damage = add_defect(frame, store[int(rng.integers(len(store)))][0], rng)
+                other = store[int(rng.integers(len(store)))][0]
+                damaged, damage = add_defect_in(frame, other, rng, config.piece)
                 frames.append(damaged)
                 masks.append(damage)
                 labels.append(1 if config.classes[1:] == ("anomaly",) else -1)
@@ -74,7 +75,7 @@ class Validation:
             row: dict[str, Tensor] = {"predicted": outputs.class_logits.argmax(dim=1)}
             if outputs.mask_logits is not None:
                 logits = outputs.mask_logits[:, 0]
-                row["mask"] = pool(logits)
+                row["mask"] = detector.pool(logits)
                 masks = [mask_on_grid(mask, logits.shape[1:]) for mask in self._masks[start : start + _BATCH]]
                 truth = torch.from_numpy(np.stack(masks)).float()
                 found = (logits.cpu() > 0).float()
@@ -84,7 +85,7 @@ class Validation:
                 )
                 if outputs.distances is not None:
                     size = (logits.shape[-2], logits.shape[-1])
-                    row["reconstruction"] = pool(detector.reconstruction_map(outputs.distances, size))
+                    row["reconstruction"] = detector.pool(detector.reconstruction_map(outputs.distances, size))
             rows.append({name: value.float().cpu().numpy() for name, value in row.items()})
         return rows
 

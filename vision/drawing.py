@@ -25,6 +25,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Inferno is even in lightness, so it reads without colour vision and in print, but its first fifth is nearly black and
 # would darken the part: the table starts behind it.
 _DARK_PART = 0.22
+STRENGTH = 0.65
+"""Opacity at the top of a scale: what lies under it stays visible."""
 # Places for labels are searched on a grid of this many pixels.
 _GRID = 4
 
@@ -113,14 +115,21 @@ def _put_lines(
     cv2.polylines(canvas, [line], isClosed=False, color=colour, thickness=max(2, half // 5), lineType=cv2.LINE_AA)
 
 
-def blend(picture: Canvas, share: FloatArray, strength: float, *, grey: bool = False) -> Canvas:
-    """Colour over a picture: ``share`` ``[H, W]`` in 0..1 picks the colour and, times ``strength``, its opacity.
+def opacity(share: FloatArray, strength: float = STRENGTH) -> FloatArray:
+    """How much a colour covers, 0..``strength``. It rises faster than the value: what is just above a threshold has to
+    be seen on a bright part, too.
+    """
+    return np.sqrt(share) * np.float32(strength)
+
+
+def blend(picture: Canvas, share: FloatArray, strength: float = STRENGTH, *, grey: bool = False) -> Canvas:
+    """Colour over a picture: ``share`` ``[H, W]`` in 0..1 picks the colour and its opacity.
 
     ``grey``: nothing but light grey, for what is not to be relied on.
     """
     table = np.full((256, 3), _GREY, np.uint8) if grey else colour_table()
     colours = table[(share * 255).round().astype(np.uint8)]
-    alpha = (share * strength)[:, :, None]
+    alpha = opacity(share, strength)[:, :, None]
     return (picture * (1 - alpha) + colours * alpha).round().astype(np.uint8)
 
 

@@ -40,7 +40,6 @@ _SMALLEST_SHORT_SIDE = 160
 _STACKED_FROM = 2.0
 _COLUMN = 340  # at least, so that a legend has room for its numbers
 _MARGIN, _HEADER, _NOTE, _FOOTER = 14, 78, 34, 96
-_STRENGTH = 0.65  # opacity at the top of the scale: what lies under it stays visible
 _LABELS = 8  # more would cover the part
 
 
@@ -83,7 +82,7 @@ def render_overlay(
     pane = _to_pane(frame)
     height, width = pane.shape[:2]
     values, scale = _map_and_scale(inspection, manifest, class_name, full_colour)
-    heat = blend(pane, scale.share(resize_map(values, height, width)), _STRENGTH, grey=scale.muted)
+    heat = blend(pane, scale.share(resize_map(values, height, width)), grey=scale.muted)
     marked, note = _mark_regions(pane, heat, inspection)
     if scale.outline is not None:
         _outline(heat, scale.outline)
@@ -233,7 +232,7 @@ def _put_legend(canvas: Canvas, scale: Scale, left: int, top: int, width: int) -
     """A bar of the colours as they look over a grey part, with numbers and what they measure."""
     shares = np.tile(np.linspace(0, 1, width, dtype=np.float32), (12, 1))
     part = np.full((12, width, 3), 96, np.uint8)
-    canvas[top : top + 12, left : left + width] = blend(part, shares, _STRENGTH, grey=scale.muted)
+    canvas[top : top + 12, left : left + width] = blend(part, shares, grey=scale.muted)
     first = put_text(canvas, f"{scale.low:.3g}", left, top + 18, 0.42, INK) + 8
     text = f">= {scale.high:.3g}"
     last = left + width - text_size(text, 0.42)[0]

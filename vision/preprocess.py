@@ -31,6 +31,9 @@ from vision.types import Frame
 MAX_PIXELS = 64_000_000
 """Default limit on the pixels of one frame; three times a 20-megapixel camera."""
 
+# Of all frames of a batch; inner values of the network take some 200 bytes for each.
+_BATCH_PIXELS = 8 * 2**20
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -69,6 +72,12 @@ class InputSpec:
             raise SettingsError(f"input height and width must be multiples of 32; got {self.height}x{self.width}")
         if not 255 <= self.white_level <= 65535:
             raise SettingsError(f"white_level must be in 255..65535; got {self.white_level}")
+
+    def most_frames(self, wanted: int) -> int:
+        """How many of ``wanted`` frames go into one batch: of large ones fewer, since memory grows with the pixels, and
+        more of them are no faster.
+        """
+        return max(1, min(wanted, _BATCH_PIXELS // (self.height * self.width)))
 
 
 def decode_image(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, white_level: int = 65535) -> Frame:

@@ -38,16 +38,23 @@ class Scale:
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
+def anomaly_range(pixel_threshold: float) -> tuple[float, float]:
+    """From clear to full colour, of every picture of an anomaly map: overlay, evidence sheet and page.
+
+    Half and twice the pixel threshold, which every record of an answer holds; never the frame, so that two
+    parts can be compared, and two pictures of one part look alike wherever they are shown.
+    """
+    if pixel_threshold > 0:
+        return 0.5 * pixel_threshold, 2 * pixel_threshold
+    return 2 * pixel_threshold - 1.0, 1.0
+
+
 def anomaly_scale(
     inspection: Inspection, manifest: Manifest, pixel_threshold: float, full_colour: float | None = None
 ) -> Scale:
-    """From the median good calibration score to twice the pixel threshold, or to ``full_colour``."""
-    low = 0.0
-    if len(manifest.calibration_array):
-        low = float(np.median(manifest.calibration_array))
-    if low >= pixel_threshold:  # the map's values and the pooled score need not be on one level
-        low = min(0.0, 2 * pixel_threshold - 1.0)
-    high = max(2 * pixel_threshold, 2 * pixel_threshold - low) if full_colour is None else full_colour
+    """As ``anomaly_range`` says, or up to ``full_colour``."""
+    low, high = anomaly_range(pixel_threshold)
+    high = high if full_colour is None else full_colour
     outline, note = _score_outline(inspection, manifest)
     notes = ("white line: pixel threshold", *note)
     return Scale(min(low, high - 1e-6), high, "anomaly map, raw score of a cell", notes, pixel_threshold, outline)

@@ -17,6 +17,7 @@ from serving.audit import append, schema
 from serving.audit.database import writing
 from serving.audit.records import Action
 from serving.audit.store import Store
+from serving.audit.verify_accounts import ADDED, CHANGED, said_password
 from vision.errors import AuditError, SettingsError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -44,13 +45,18 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One person. ``password``: as argon2 wrote it, never the password itself."""
+    """One person. ``password``: as argon2 wrote it, never the password itself; empty where there is none.
+
+    ``issuer`` and ``subject``: who this is to an OpenID provider; empty for those whom none knows.
+    """
 
     name: str
     role: Role
     password: str
     disabled: bool = False
     created_ns: int = 0
+    issuer: str = ""
+    subject: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name == _RESERVED:
@@ -73,6 +79,14 @@ def account(store: Store, name: str) -> Account | None:
         return _find(connection, name)
 
 
+def account_of(store: Store, issuer: str, subject: str) -> Account | None:
+    """The account of a provider's person; None where there is none."""
+    query = select(_accounts).where(_accounts.c.issuer == issuer, _accounts.c.subject == subject)
+    with store.reading() as connection:
+        row = connection.execute(query).first()
+    return None if row is None else _account(row._mapping)
+
+
 def add_account(store: Store, new: Account, *, by: str) -> None:
     """Make an account.
 
@@ -83,8 +97,9 @@ def add_account(store: Store, new: Account, *, by: str) -> None:
         if _find(connection, new.name) is not None:
             raise SettingsError(f"there is an account {new.name!r} already; accounts are kept, even disabled ones")
         row = {"name": new.name, "role": new.role.value, "password": new.password, "disabled": new.disabled}
+        row |= {"issuer": new.issuer, "subject": new.subject}
         connection.execute(_accounts.insert(), row | {"created_ns": store.now_ns()})
-        _record(store, connection, Action(action="account-added", person=by, subject=new.name, details=_said(row)))
+        _record(store, connection, Action(action=ADDED, person=by, subject=new.name, details=_said(row)))
 
 
 def change_account(
@@ -95,21 +110,27 @@ def change_account(
     role: Role | None = None,
     password: str | None = None,
     disabled: bool | None = None,
+    provider: tuple[str, str] | None = None,
 ) -> None:
     """Change what is given. Whoever gets another password or is disabled is signed out everywhere.
+
+    Args:
+        provider: issuer and subject of the person to whom the account belongs from now on.
 
     Raises:
         SettingsError: there is no such account.
     """
     given: dict[str, Any] = {"role": role and role.value, "password": password, "disabled": disabled}
+    if provider is not None:
+        given |= dict(zip(("issuer", "subject"), provider, strict=True))
     values = {key: value for key, value in given.items() if value is not None}
     with _changing(store) as connection:
         if _find(connection, name) is None:
             raise SettingsError(f"there is no account {name!r}; `defectlens inspector user list` shows all")
         connection.execute(update(_accounts).where(_accounts.c.name == name).values(values))
-        if password is not None or disabled:
+        if password is not None or disabled or provider is not None:
             connection.execute(delete(_sessions).where(_sessions.c.name == name))
-        _record(store, connection, Action(action="account-changed", person=by, subject=name, details=_said(values)))
+        _record(store, connection, Action(action=CHANGED, person=by, subject=name, details=_said(values)))
 
 
 def sign_in(store: Store, name: str, token: str, lifetime_s: float, details: Mapping[str, Any]) -> None:
@@ -155,8 +176,8 @@ def _record(store: Store, connection: Connection, action: Action) -> None:
 
 
 def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of a change: never a password, only that there is a new one."""
-    return {key: "changed" if key == "password" else value for key, value in values.items()}
+    """What is recorded of a change: never a password, only what tells whether it is still the same."""
+    return {key: said_password(value) if key == "password" else value for key, value in values.items()}
 
 
 def _find(connection: Connection, name: str) -> Account | None:

@@ -14,11 +14,10 @@ from vision.drawing import CONTOUR, blend
 from vision.errors import AuditError
 from vision.postprocess import resize_map
 from vision.preprocess import PixelFormat, decode_image, decode_raw
+from vision.scales import anomaly_range
 from vision.types import FloatArray, Frame
 
 JPEG_QUALITY = 85
-# Of the colours at the top of the scale: what lies under them stays visible.
-_STRENGTH = 0.65
 
 
 def stored_image(store: Store, answer: Answer) -> EncodedImage | RawImage:
@@ -81,13 +80,12 @@ def seen_picture(frame: Frame, answer: Answer, maps: dict[str, FloatArray], long
     canvas = picture(frame, longest)
     height, width = canvas.shape[:2]
     pixel_threshold = None if answer.model is None else answer.model.point.get("pixel_threshold")
-    # Below half of what makes a region nothing is coloured, twice of it is the full colour; without a threshold, the
-    # map's own range.
+    # Without a threshold, the map's own range.
     low, high = float(values.min()), float(values.max())
-    if ANOMALY in maps and pixel_threshold is not None and pixel_threshold > 0:
-        low, high = 0.5 * pixel_threshold, 2.0 * pixel_threshold
+    if ANOMALY in maps and pixel_threshold is not None:
+        low, high = anomaly_range(float(pixel_threshold))
     share = np.clip((resize_map(values, height, width) - low) / max(high - low, 1e-12), 0.0, 1.0)
-    canvas = blend(canvas, share.astype(np.float32), _STRENGTH)
+    canvas = blend(canvas, share.astype(np.float32))
     factors = np.array([width / max(answer.frame_width, 1), height / max(answer.frame_height, 1)])
     for region in answer.regions:
         points = (np.array(region.outline, np.float64).reshape(-1, 2) * factors).round().astype(np.int32)

@@ -180,6 +180,10 @@ accounts = Table(
     Column("password", String(200), nullable=False),
     Column("disabled", Boolean, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
+    # Of an OpenID provider's person; empty for those who have a password.
+    Column("issuer", String(255), nullable=False, server_default=""),
+    Column("subject", String(255), nullable=False, server_default=""),
+    Index("accounts_subject", "issuer", "subject"),
 )
 
 sessions = Table(

@@ -17,6 +17,7 @@ from serving.audit.projection import TABLES, Row, rows_of
 from serving.audit.records import Kind
 from serving.audit.signing import Checkpoint, PublicKey, kept_checkpoints
 from serving.audit.store import Store
+from serving.audit.verify_accounts import account_problems
 from vision.errors import AuditError
 
 _CHUNK = 2000
@@ -104,6 +105,7 @@ def verify(
             found.records += len(rows)
             progress(found.records)
         _check_strays(connection, last, found)
+        _check_accounts(connection, found)
     signed.finish(last)
     return found
 
@@ -184,6 +186,15 @@ def _check_strays(connection: Connection, last: int, found: Verification) -> Non
     for table in _TABLES:
         for seq in connection.execute(select(table.c.seq).where(table.c.seq > last).limit(_MOST_PROBLEMS)).scalars():
             found.add(f"the search table {table.name} has an entry of record {seq}, and the chain ends at {last}")
+
+
+def _check_accounts(connection: Connection, found: Verification) -> None:
+    """Who may use the page; unreadable records were told before."""
+    try:
+        for problem in account_problems(connection):
+            found.add(problem)
+    except (ValueError, KeyError, TypeError) as error:
+        found.add(f"the accounts cannot be compared with the records: {error!r}")
 
 
 class _FileCheck:

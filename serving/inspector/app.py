@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
@@ -14,10 +15,12 @@ from starlette.staticfiles import StaticFiles
 from serving.audit import Store
 from serving.client import InspectionClient
 from serving.inspector import (
+    oidc,
     pages_accounts,
     pages_feedback,
     pages_history,
     pages_models,
+    pages_oidc,
     pages_pictures,
     pages_report,
     pages_review,
@@ -33,8 +36,8 @@ from vision.errors import AuditError, DefectLensError, InputError
 
 _STATUS_TIMEOUT_S = 2.0
 _PAGES = (
-    pages_sign_in, pages_review, pages_pictures, pages_wall, pages_history, pages_report, pages_feedback, pages_models,
-    pages_accounts,
+    pages_sign_in, pages_oidc, pages_review, pages_pictures, pages_wall, pages_history, pages_report, pages_feedback,
+    pages_models, pages_accounts,
 )  # fmt: skip
 
 
@@ -51,7 +54,8 @@ def create_app(settings: PageSettings, store: Store) -> FastAPI:
     """The page over an open store, which stays the caller's."""
     client = InspectionClient(settings.server, timeout_s=_STATUS_TIMEOUT_S) if settings.server else None
     feed = Feed(store, None if client is None else client.get_status, poll_s=settings.poll_s, clock_ns=store.now_ns)
-    site = Site(settings, store, feed, Pictures(store), make_templates())
+    provider = None if settings.oidc is None else oidc.Provider(settings.oidc)
+    site = Site(settings, store, feed, Pictures(store), make_templates(), provider)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,8 +72,25 @@ def create_app(settings: PageSettings, store: Store) -> FastAPI:
     app.add_exception_handler(SignInNeededError, _to_sign_in)
     app.add_exception_handler(DefectLensError, _own_error)
     app.add_exception_handler(StarletteHTTPException, _refused)
+    if provider is not None:
+        _remember_the_way(app, settings)
     app.add_middleware(Guard, hosts=settings.allowed_hosts)
     return app
+
+
+def _remember_the_way(app: FastAPI, settings: PageSettings) -> None:
+    """Keep what a sign-in at the provider needs until it comes back; Lax, since it comes back from elsewhere."""
+    from starlette.middleware.sessions import SessionMiddleware
+
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=secrets.token_hex(32),  # a sign-in that a restart cuts short is begun anew
+        session_cookie=oidc.COOKIE,
+        max_age=oidc.LIFETIME_S,
+        path=oidc.PATH,
+        same_site="lax",
+        https_only=settings.certificate is not None,
+    )
 
 
 def _asks_for_page(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ import click
 
 from serving.beside import listen
 from serving.inspector.needs import need_packages
+from serving.inspector.oidc import NEEDED, OidcSettings
 from vision.console import exits_cleanly, finish, json_option, say, set_up_logging
 from vision.errors import SettingsError
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+# The secret is never an option: everybody on the machine could read it in the list of processes.
+_SECRET = "DEFECTLENS_OIDC_SECRET"  # noqa: S105, the name of a variable
 _ROLES = ("viewer", "inspector", "engineer", "admin")
 # Browsers that look at the wall never close their connection by themselves.
 _GOODBYE_S = 2
@@ -43,6 +47,13 @@ def _store_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-host", multiple=True, help="A name of this machine, for browsers; repeat it for more.")
 @click.option("--certificate", type=_FILE, help="PEM file, for HTTPS.")
 @click.option("--certificate-key", type=_FILE, help="Its key.")
+@click.option("--oidc", metavar="URL", help="Issuer of an OpenID provider that people may sign in with.")
+@click.option("--oidc-client-id", default="", metavar="ID", help="What the provider calls this page.")
+@click.option("--oidc-secret-file", type=_FILE, help=f"Whose first line is the client's secret; or set {_SECRET}.")
+@click.option("--oidc-title", default="company account", show_default=True, help="What people call the provider.")
+@click.option("--oidc-role-claim", default="groups", show_default=True, help="Claim with groups; a.b looks into a.")
+@click.option("--oidc-role", multiple=True, metavar="GROUP=ROLE", help="What people of a group may do; repeat it.")
+@click.option("--oidc-mapped-only", is_flag=True, help="Let nobody in who has no group of an --oidc-role.")
 @click.option("--listen-on", type=int, hidden=True, help="A socket that whoever started this has opened.")
 @exits_cleanly
 def inspector(db: str | None, listen_on: int | None, **options: Any) -> None:
@@ -62,7 +73,33 @@ def inspector(db: str | None, listen_on: int | None, **options: Any) -> None:
     if db is None:
         raise SettingsError("name the audit store: defectlens inspector --db audit")
     need_packages()
-    _run(db, listen_on, **options)
+    options = {**options, "oidc": _oidc(options)}
+    _run(db, listen_on, **{key: value for key, value in options.items() if not key.startswith("oidc_")})
+
+
+def _oidc(options: dict[str, Any]) -> OidcSettings | None:
+    issuer, secret_file = options["oidc"], options["oidc_secret_file"]
+    if issuer is None:
+        return None
+    need_packages(NEEDED, "oidc")
+    from serving.audit import Role
+
+    roles: dict[str, Role] = {}
+    for text in options["oidc_role"]:
+        group, _, role = text.rpartition("=")
+        if not group or role not in _ROLES:
+            raise SettingsError(f"--oidc-role is GROUP=ROLE with a role of {', '.join(_ROLES)}; got {text!r}")
+        roles[group] = Role(role)
+    secret = os.environ.get(_SECRET, "") if secret_file is None else _first_line(secret_file)
+    return OidcSettings(
+        issuer=issuer,
+        client_id=options["oidc_client_id"],
+        secret=secret,
+        title=options["oidc_title"],
+        role_claim=options["oidc_role_claim"],
+        roles=roles,
+        mapped_only=options["oidc_mapped_only"],
+    )
 
 
 def _run(db: str, listen_on: int | None, audit_files: Path | None, allow_host: tuple[str, ...], **options: Any) -> None:
@@ -153,6 +190,21 @@ def disable(name: str, again: bool, db: str, files: Path | None) -> None:
     say(f"{name} can sign in again" if again else f"{name} cannot sign in any more")
 
 
+@user.command("link")
+@click.argument("name")
+@click.option("--issuer", required=True, help="The OpenID provider, as --oidc names it.")
+@click.option("--subject", required=True, help="What the provider calls the person: `sub` of the tokens.")
+@_store_options
+@exits_cleanly
+def link(name: str, issuer: str, subject: str, db: str, files: Path | None) -> None:
+    """Give an account to a person of an OpenID provider; its password keeps working."""
+    from serving.audit import Store, change_account
+
+    with Store.open(db, files=files) as store:
+        change_account(store, name, by=_operator(), provider=(issuer, subject))
+    say(f"{subject} of {issuer} signs in as {name}")
+
+
 @user.command("list")
 @_store_options
 @json_option
@@ -209,4 +261,8 @@ def _password(file: Path | None) -> str:
     if file is None:
         asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return asked
+    return _first_line(file)
+
+
+def _first_line(file: Path) -> str:
     return (file.read_text(encoding="utf-8").splitlines() or [""])[0]

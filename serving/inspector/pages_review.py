@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -159,12 +160,12 @@ def _drawn(site: Site, seq: int, text: str, label: str) -> tuple[Any, Blob | Non
 
 
 def _next(site: Site, person: Person, queue: Queue) -> dict[str, Any]:
-    """The next part that lies before nobody else, and the one after it, so that its picture can be fetched early."""
+    """The next part that lies before nobody else, and those after it, so that their pictures can be fetched early."""
     upcoming = site.plans.upcoming(site.store, person.name, (queue.camera, queue.lot), claims=person.may("inspector"))
     if not upcoming:
-        known = {"single": False, "following": None, "revealing": False}
+        known = {"single": False, "following": [], "revealing": False}
         return {"part": None, "queue": queue, "waiting": _waiting(site, queue)} | known
-    return _values(site, person, upcoming[0], queue, following=upcoming[1] if len(upcoming) > 1 else None)
+    return _values(site, person, upcoming[0], queue, following=upcoming[1:])
 
 
 def _waiting(site: Site, queue: Queue) -> Any:
@@ -179,7 +180,7 @@ def _values(
     *,
     single: bool = False,
     revealing: bool = False,
-    following: int | None = None,
+    following: Sequence[int] = (),
 ) -> dict[str, Any]:
     hidden = queue.blind and not single and not site.revealed.has(person.name, seq) and not revealing
     if not hidden:
@@ -190,7 +191,7 @@ def _values(
         "waiting": _waiting(site, queue),
         "single": single,
         "revealing": revealing,
-        "following": None if following is None else _ahead(site, following, hidden=queue.blind),
+        "following": [one for seq in following if (one := _ahead(site, seq, hidden=queue.blind)) is not None],
     }
 
 

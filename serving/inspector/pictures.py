@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from serving.audit import Answer, RawLayout, Store, read_sheet
 from serving.audit.maps import ANOMALY
-from vision.drawing import colour_table
+from vision.drawing import colour_table, opacity
 from vision.errors import AuditError, DefectLensError
 from vision.postprocess import resize_map
 from vision.preprocess import PixelFormat, decode_image, decode_pixels, decode_raw
+from vision.scales import anomaly_range
 from vision.types import FloatArray, Frame
 
 TILE = 1024
@@ -28,7 +29,6 @@ TILE = 1024
 _THUMBNAIL = 160
 # Long side of a map's picture: finer than any model's grid, coarser than a frame, and quick to make.
 _HEAT = 640
-_STRENGTH = 0.75  # opacity at the top of the scale: what lies under it stays visible
 _QUALITY = 92
 _FASTEST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _DECODED, _DRAWN = 16, 2000
@@ -218,8 +218,7 @@ def anomaly_scale(pixel_threshold: float | None, answer: Answer) -> Scale:
         if plane is None:
             raise AuditError("the answer has no anomaly map")
         return Scale(plane.offset, plane.offset + plane.scale * 65535)
-    low = pixel_threshold / 2 if pixel_threshold > 0 else 2 * pixel_threshold - 1.0
-    return Scale(low, 2 * pixel_threshold - low, pixel_threshold)
+    return Scale(*anomaly_range(pixel_threshold), pixel_threshold)
 
 
 def draw_heat(values: FloatArray, scale: Scale) -> bytes:
@@ -228,8 +227,7 @@ def draw_heat(values: FloatArray, scale: Scale) -> bytes:
     index = (share * 255).round().astype(np.uint8)
     picture = np.empty((*values.shape, 4), np.uint8)
     picture[:, :, :3] = colour_table()[index][:, :, ::-1]
-    # Opacity rises faster than the value: what is just above the threshold has to be seen on a bright part, too.
-    picture[:, :, 3] = (np.sqrt(share) * _STRENGTH * 255).round()
+    picture[:, :, 3] = (opacity(share) * 255).round()
     return cv2.imencode(".png", picture, _FASTEST_PNG)[1].tobytes()
 
 

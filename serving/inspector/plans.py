@@ -12,6 +12,8 @@ from serving.audit import Store, next_for_review, still_waiting
 from vision.types import Verdict
 
 _AHEAD = 20
+FOLLOWING = 2
+"""Parts whose pictures are fetched while somebody looks at the one before them."""
 # A part that was shown to somebody who then went away is free again after so long.
 _CLAIM_S = 120.0
 Which = tuple[str, str]
@@ -40,7 +42,7 @@ class Plans:
         self._lock = threading.Lock()
 
     def upcoming(self, store: Store, person: str, which: Which, *, claims: bool = True) -> list[int]:
-        """The next answer and the one after it, as far as there are any.
+        """The next answer and the ``FOLLOWING`` ones after it, as far as there are any.
 
         Args:
             claims: False for somebody who only looks: the part stays free for others.
@@ -50,9 +52,9 @@ class Plans:
             if plan is None or plan.which != which:
                 plan = self._plans[person] = _Plan(which)
             self._tidy(store, person, plan)
-            if len(plan.seqs) < 2:
+            if len(plan.seqs) <= FOLLOWING:
                 self._refill(store, person, plan)
-            found = list(plan.seqs)[:2]
+            found = list(plan.seqs)[: 1 + FOLLOWING]
             if found and claims:
                 self._claims[found[0]] = (person, self._clock() + _CLAIM_S)
             return found

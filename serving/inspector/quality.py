@@ -31,7 +31,7 @@ from vision.types import Verdict
 
 MAP_COLUMNS = 32
 # More rejects than these do not change what the map of positions shows, but take time.
-_MAPPED = 3000
+_MAPPED = 500
 _CLEAR = (PersonVerdict.GOOD, PersonVerdict.DEFECT)
 
 

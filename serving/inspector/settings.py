@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.inspector.oidc import OidcSettings
 from vision.errors import SettingsError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -17,6 +18,8 @@ class PageSettings:
 
     ``session_s``: how long a person stays signed in, at most. ``hosts``: names under which browsers may ask for the
     page, besides ``host``. ``certificate`` and ``certificate_key``: PEM files, for HTTPS.
+
+    ``oidc``: the OpenID provider that people may sign in with.
     """
 
     db: str
@@ -29,6 +32,7 @@ class PageSettings:
     session_s: float = 12 * 3600.0
     certificate: Path | None = None
     certificate_key: Path | None = None
+    oidc: OidcSettings | None = None
     poll_s: float = field(default=0.1)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from starlette.templating import Jinja2Templates
 from serving.audit import Account, Action, Role, Store, signed_in
 from serving.inspector import words
 from serving.inspector.feed import Feed
+from serving.inspector.oidc import Provider
 from serving.inspector.passwords import Brake
 from serving.inspector.pictures import Pictures
 from serving.inspector.plans import Plans
@@ -61,6 +62,7 @@ class Site:
     feed: Feed
     pictures: Pictures
     templates: Jinja2Templates
+    provider: Provider | None = None
     brake: Brake = field(default_factory=Brake)
     plans: Plans = field(default_factory=Plans)
     revealed: Revealed = field(default_factory=lambda: Revealed())

@@ -75,7 +75,9 @@ def count_flops(detector: Detector) -> tuple[float, float]:
 
 
 def _scan_flops(detector: Detector) -> float:
-    tokens = (detector.config.height // 16) * (detector.config.width // 16)
+    height, width = detector.config.piece
+    grid = detector.config.tiles
+    tokens = (height // 16) * (width // 16) * (1 if grid is None else len(grid))
     weights = sum(
         value.numel()
         for module in detector.modules()

@@ -112,7 +112,7 @@ def run_trials(
 def _read(variant: Variant, seed: int, folder: Path, data: DataSet, options: TrainOptions) -> Trial:
     report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    asked, had = options.as_dict(), {"heads": 8, **run["manifest"]["provenance"]["options"]}
+    asked, had = options.as_dict(), {"heads": 8, "tile": "auto", **run["manifest"]["provenance"]["options"]}
     differs = sorted(key for key, value in asked.items() if had.get(key) != value and key != "device")
     if report["data_digest"] != data.digest or differs:
         what = ", ".join(differs) or "the data"

@@ -12,13 +12,13 @@ from training.calibrating import next_version, write_bundle
 from vision.bundle import Bundle
 from vision.engine import Engine
 from vision.errors import ParityError
-from vision.explanations import EXACT, Explanations, evidence, round_up
+from vision.explanations import EXACT, TOP_SHARE, Explanations, evidence, round_up
 from vision.types import FloatArray, ModelOutputs
 
 _BATCH = 8
 
 
-def describe_outputs(parts: Sequence[ModelOutputs]) -> Explanations:
+def describe_outputs(parts: Sequence[ModelOutputs], top_share: float = TOP_SHARE) -> Explanations:
     """Biases and scales from the outputs of some frames.
 
     A class's bias is what its logit has beyond the sum of its saliency map, the same for every frame. Its scale is the
@@ -44,15 +44,17 @@ def describe_outputs(parts: Sequence[ModelOutputs]) -> Explanations:
     for index in range(logits.shape[1]):
         own: FloatArray = largest[predicted == index, index]
         scales.append(round_up(float(np.median(own)) if len(own) else float(largest[:, index].max())))
-    return Explanations(tuple(float(value) for value in biases), evidence_scale=tuple(scales))
+    return Explanations(tuple(float(value) for value in biases), top_share, evidence_scale=tuple(scales))
 
 
-def describe_graph(bundle: Bundle, engine: Engine) -> Explanations:
+def describe_graph(bundle: Bundle, engine: Engine, top_share: float = TOP_SHARE) -> Explanations:
     """The same of a bundle's model, on its golden and check frames; see ``describe_outputs``."""
     frames, _ = bundle.golden()
     if bundle.has_check_frames:
         frames = np.concatenate([frames, bundle.check_frames().frames])
-    return describe_outputs([engine.run(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)])
+    batch = bundle.manifest.input.most_frames(_BATCH)
+    parts = [engine.run(frames[start : start + batch]) for start in range(0, len(frames), batch)]
+    return describe_outputs(parts, top_share)
 
 
 def write_version(bundle: Bundle, explanations: Explanations, out: Path, version: str | None) -> Bundle:

@@ -41,9 +41,17 @@ class Measured:
 
 
 def check_run(detector: Detector, bundle: Bundle) -> None:
-    """Raise SettingsError unless ``detector`` is the model of ``bundle``: it must give the golden outputs."""
+    """Raise SettingsError unless ``detector`` is the model of ``bundle``: it must give the golden outputs.
+
+    Also if it looks at frames in tiles: their inner values are no maps of the frame.
+    """
     frames, expected = bundle.golden()
     config = detector.config
+    if config.tiles is not None:
+        raise SettingsError(
+            f"the run looks at frames in {config.tiles}; Grad-CAM, rollout and heads are for frames in one piece; "
+            "leave --run away to measure what the bundle itself gives"
+        )
     if (config.height, config.width, config.classes) != (*frames.shape[1:3], bundle.manifest.classes):
         raise SettingsError(
             f"the run is of another model than the bundle: {config.width}x{config.height} px and classes "

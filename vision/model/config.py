@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vision.errors import SettingsError
+from vision.model.tiling import TileGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,9 @@ class ModelConfig:
     part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
     neither an anomaly score nor a map. ``subspace``: whole-frame patterns of good frames for each stride (see
     ``vision.model.subspace``); 0 for none, as in models of earlier versions. ``guided_readout``: classes are read off
-    where the mask head sees a defect; for models with a good class, and not in earlier versions.
+    where the mask head sees a defect; for models with a good class, and not in earlier versions. ``tile_height`` and
+    ``tile_width``: frames go through the network in overlapping tiles of this size (``vision.model.tiling``); 0 for
+    frames in one piece, as in earlier versions.
     """
 
     backbone: str
@@ -36,6 +39,8 @@ class ModelConfig:
     dropout: float = 0.2
     subspace: int = 0
     guided_readout: bool = True
+    tile_height: int = 0
+    tile_width: int = 0
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or min(self.height, self.width) < 64:
@@ -52,6 +57,21 @@ class ModelConfig:
             raise SettingsError(f"the subspace's number of patterns must be at least 0; got {self.subspace}")
         if self.good_class is not None and self.classes[0] != self.good_class:
             raise SettingsError(f"the good class {self.good_class!r} must come first in {self.classes}")
+        if bool(self.tile_height) != bool(self.tile_width):
+            raise SettingsError(f"a tile has both sides or none; got {self.tile_height}x{self.tile_width}")
+        _ = self.tiles  # which checks that they fit the frame
+
+    @property
+    def tiles(self) -> TileGrid | None:
+        """How frames are cut; None for frames in one piece."""
+        if not self.tile_height:
+            return None
+        return TileGrid(self.height, self.width, self.tile_height, self.tile_width)
+
+    @property
+    def piece(self) -> tuple[int, int]:
+        """Height and width in pixels of what goes through the network at once: a tile, or the frame."""
+        return (self.tile_height, self.tile_width) if self.tile_height else (self.height, self.width)
 
     @property
     def defect_classes(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from vision.model.localizer import MaskHead, Reconstruction, Smoothing, cosine_d
 from vision.model.mixers import Block
 from vision.model.readout import AdditiveReadout
 from vision.model.subspace import NormalSubspace
+from vision.model.tiling import Tiling
 from vision.model.tokens import TokenFusion, stretch_to, to_maps
 
 # Numbers that stand for a frame as a whole when it is compared with others: enough to tell pictures apart, few enough
@@ -44,8 +45,26 @@ class DetectorOutputs(NamedTuple):
     subspace_map: Tensor | None = None
 
 
+class Found(NamedTuple):
+    """What is found in a piece (a frame, or a tile of one) by itself, before it is read as a whole: scores and values
+    of the read-out ``[N, C, h, w]``, the mask's logits, distances of the reconstruction and of the subspace.
+    """
+
+    scores: Tensor
+    values: Tensor
+    embedding: Tensor
+    mask_logits: Tensor | None = None
+    distance8: Tensor | None = None
+    distance16: Tensor | None = None
+    distance32: Tensor | None = None
+    subspace_map: Tensor | None = None
+
+
+_DISTANCES = ("distance8", "distance16", "distance32")
+
+
 class Detector(nn.Module):
-    """Frames in, answers out.
+    """Frames in, answers out. Frames that the config cuts into tiles are looked at tile by tile, and read as a whole.
 
     The anomaly map is ``Σ_k weight_k · (signal_k − center_k) / scale_k`` over the signals of the localizer
     (reconstruction distance, mask logit and, if there is one, distance to the subspace); weights, centres and scales
@@ -79,7 +98,8 @@ class Detector(nn.Module):
             self.mask_head = MaskHead(channels[:2], config.dim, classes, reconstruction=config.reconstruction)
         self.subspace: NormalSubspace | None = None
         if config.subspace:
-            self.subspace = NormalSubspace(channels[2:], config.height, config.width, config.subspace)
+            self.subspace = NormalSubspace(channels[2:], *config.piece, config.subspace)
+        self.tiling = None if config.tiles is None else Tiling(config.tiles)
         self.smoothing = Smoothing()
         weights = [1.0 if config.reconstruction else 0.0, 1.0] + [1.0] * bool(config.subspace)
         self.register_buffer("map_weight", torch.tensor(weights))
@@ -93,49 +113,100 @@ class Detector(nn.Module):
             buffer.copy_(torch.tensor(list(values), dtype=torch.float32))
 
     def forward(self, frames: Tensor) -> DetectorOutputs:
-        """uint8 ``[N, H, W, 3]`` RGB, H and W multiples of 32, to all outputs."""
-        return self.read(self.backbone(frames))
+        """uint8 ``[N, H, W, 3]`` RGB to all outputs: of the config's size, or, in one piece, multiples of 32."""
+        if self.tiling is None:
+            return self.read(self.backbone(frames))
+        found = Found(*self.tiling.over(frames, self._look_at))
+        return self._answer(self._stitch(found, self.tiling))
 
     def read(self, features: Sequence[Tensor]) -> DetectorOutputs:
-        """Backbone features at strides 4, 8, 16, 32 to all outputs; lets frozen features be computed once."""
+        """Backbone features at strides 4, 8, 16, 32 of frames in one piece, or of single tiles, to all outputs; lets
+        frozen features be computed once.
+        """
+        rebuilt = self._rebuild(features)
+        outputs = self._answer(self._look(features, rebuilt))
+        return outputs if rebuilt is None else outputs._replace(standardised=rebuilt[0], predicted=rebuilt[1])
+
+    def _look_at(self, pieces: Tensor) -> Found:
+        features = self.backbone(pieces)
+        return self._look(features, self._rebuild(features))
+
+    def _rebuild(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Standardised features and what the reconstruction makes of them; None without one."""
+        if self.reconstruction is None:
+            return None
+        # Gradients of other heads must not teach the reconstruction to show defects.
+        standardised = self.reconstruction.standardise([value.detach() for value in features[1:]])
+        return standardised, self.reconstruction(standardised)
+
+    def _look(self, features: Sequence[Tensor], rebuilt: tuple[list[Tensor], list[Tensor]] | None) -> Found:
+        """What is found in each piece by itself."""
         stride4, stride8 = features[0], features[1]
         tokens, grid = self.fusion(features[1:])
         for block in self.blocks:
             tokens = block(tokens, grid)
+        scores, values = self.readout.ask(tokens, grid)
         embedding = embed(features[2])
         if self.mask_head is None:
-            logits, saliency, attended = self.readout(tokens, grid)
-            return DetectorOutputs(logits, saliency, attended, None, None, None, embedding, None)
-
-        standardised = predicted = distances = None
-        if self.reconstruction is not None:
-            # Gradients of other heads must not teach the reconstruction to show defects.
-            standardised = self.reconstruction.standardise([value.detach() for value in features[1:]])
-            predicted = self.reconstruction(standardised)
-            distances = cosine_distances(predicted, standardised)
+            return Found(scores, values, embedding)
+        distances = None if rebuilt is None else cosine_distances(rebuilt[1], rebuilt[0])
         seen = None if distances is None else [value.detach() for value in distances]
         mask_logits = self.mask_head(to_maps(tokens, grid), stride8, stride4, seen).float()
-        logits, saliency, attended = self.readout(tokens, grid, mask_logits[:, 0])
         subspace_map = None
         if self.subspace is not None and not self.training:  # solved for after training; no loss looks at it
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
             subspace_map = stretch_to(self.subspace([value.detach() for value in features[2:]])[:, None], size)[:, 0]
-        anomaly_map = self._combine(distances, mask_logits, subspace_map)
+        found = Found(scores, values, embedding, mask_logits, subspace_map=subspace_map)
+        return found if distances is None else found._replace(**dict(zip(_DISTANCES, distances, strict=True)))
+
+    @staticmethod
+    def _stitch(found: Found, tiling: Tiling) -> Found:
+        """What was found in tiles, as maps of their frames."""
+
+        def stitched(maps: Tensor) -> Tensor:
+            return tiling.stitch(maps) if maps.ndim == 4 else tiling.stitch(maps[:, None])[:, 0]
+
+        maps = {
+            name: stitched(value) for name, value in found._asdict().items() if value is not None and value.ndim > 2
+        }
+        return found._replace(embedding=tiling.mean(found.embedding), **maps)
+
+    def _answer(self, found: Found) -> DetectorOutputs:
+        """The outputs of frames from what was found in them."""
+        mask_logits = found.mask_logits
+        if mask_logits is None:
+            logits, saliency, attended = self.readout.gather(found.scores, found.values, None)
+            return DetectorOutputs(logits, saliency, attended, None, None, None, found.embedding, None)
+        area = 1.0 if self.tiling is None else self.tiling.area_of(mask_logits)
+        logits, saliency, attended = self.readout.gather(found.scores, found.values, mask_logits[:, 0], area)
+        distances = None
+        if found.distance8 is not None and found.distance16 is not None and found.distance32 is not None:
+            distances = [found.distance8, found.distance16, found.distance32]
+        anomaly_map = self._combine(distances, mask_logits, found.subspace_map)
         class_map = mask_logits[:, 1:].softmax(dim=1) if self.config.class_map else None
         return DetectorOutputs(
             logits,
             saliency,
             attended,
-            pool(anomaly_map),
+            self.pool(anomaly_map),
             anomaly_map,
             class_map,
-            embedding,
+            found.embedding,
             mask_logits,
-            standardised,
-            predicted,
-            distances,
-            subspace_map,
+            distances=distances,
+            subspace_map=found.subspace_map,
         )
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Scores of maps ``[N, h, w]``: see ``pool``. Of tiled frames, as many cells count as of one tile: a defect of
+        ten pixels is the same in a larger frame.
+        """
+        return pool(maps, 1.0 if self.tiling is None else self.tiling.area_of(maps))
+
+    @property
+    def top_share(self) -> float:
+        """The share of the whole frame's map that makes the score."""
+        return TOP_SHARE / (1.0 if self.config.tiles is None else self.config.tiles.area)
 
     def reconstruction_map(self, distances: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """The three distances summed on the stride-4 grid and smoothed: ``[N, h, w]``."""
@@ -154,10 +225,14 @@ class Detector(nn.Module):
         return combined
 
 
-def pool(maps: Tensor) -> Tensor:
-    """Mean of the largest ``TOP_SHARE`` of each map, as ``vision.explanations`` says: ``[N, h, w]`` to ``[N]``."""
+def pool(maps: Tensor, area: float = 1.0) -> Tensor:
+    """Mean of the largest ``TOP_SHARE`` of each map, as ``vision.explanations`` says: ``[N, h, w]`` to ``[N]``.
+
+    Args:
+        area: of the maps, in pieces of which the share is meant.
+    """
     flat = maps.flatten(1)
-    return flat.topk(max(1, round(TOP_SHARE * flat.shape[1])), dim=1).values.mean(dim=1)
+    return flat.topk(max(1, round(TOP_SHARE / area * flat.shape[1])), dim=1).values.mean(dim=1)
 
 
 def embed(features: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,15 +47,32 @@ class AdditiveReadout(nn.Module):
         Returns:
             Logits ``[N, C]``, contributions and attention ``[N, C, h, w]``, on the mask's cells or on ``grid``.
         """
+        return self.gather(*self.ask(tokens, grid), mask_logits)
+
+    def ask(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What every token has to say: its score and its value for each class, ``[N, C, h, w]`` each."""
         tokens = self.norm(tokens)
         scores = to_maps(self.key(tokens) @ self.queries.t() * self.queries.shape[1] ** -0.5, grid).float()
         values = to_maps(self.value(tokens) @ self.weights.t(), grid).float()
+        return scores, values
+
+    def gather(
+        self, scores: Tensor, values: Tensor, mask_logits: Tensor | None, area: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The classes from scores and values of all places; see ``forward``.
+
+        Args:
+            area: how many times as large the places' frame is as the frames of training. There are as many times more
+                places without a defect, which would drown a small defect in the softmax; so they count the less.
+        """
         if self.guidance is not None and mask_logits is not None:
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
             # Classes must not teach the localizer; what explains the finished model has to follow this way too.
             seen = mask_logits.detach() if self.training else mask_logits
             guide = F.logsigmoid(seen.float())[:, None]
             scores = stretch_to(scores, size) + F.softplus(self.guidance).view(1, -1, 1, 1) * guide
+            if area > 1.0:
+                scores = scores - math.log(area) * torch.sigmoid(-seen.float())[:, None]
             values = stretch_to(F.softplus(values), size)
         attention = scores.flatten(2).softmax(dim=-1)
         contributions = attention * values.flatten(2)

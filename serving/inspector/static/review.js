@@ -3,7 +3,7 @@
 
 const by = (id) => document.getElementById(id);
 const blend = by("blend"), plane = by("plane"), pictures = by("pictures"), beside = by("beside"), loupe = by("loupe"), panel = by("panel");
-let viewer = null, other = null, part = null, layers = {}, marks = null, drawing = null, shownAt = 0, asked = 0, ahead = null;
+let viewer = null, other = null, part = null, layers = {}, marks = null, drawing = null, shownAt = 0, asked = 0, ahead = [];
 // What tests and benchmarks look at: the part whose overlay is drawn, and how long that took after the click or key.
 window.review = { seq: 0, overlayMs: null };
 
@@ -38,7 +38,7 @@ function openPart() {
   const data = by("part-data");
   const values = JSON.parse(data.dataset.part);
   shownAt = performance.now();
-  ahead = JSON.parse(data.dataset.ahead ?? "null");
+  ahead = JSON.parse(data.dataset.ahead ?? "[]");
   if (part && values && part.seq === values.seq && part.hidden === values.hidden) { part = values; showMarks(); return; }
   part = values;
   layers = {};
@@ -87,8 +87,10 @@ function drawn(seq) {
   check();
 }
 
-function prefetch() {
-  if (!ahead) return;
+// Of the part after next too: a large frame takes longer than a quick verdict.
+function prefetch() { ahead.forEach(fetchAhead); }
+
+function fetchAhead(ahead) {
   const box = by("viewer").getBoundingClientRect();
   const dots = Math.max(box.width / ahead.width, box.height / ahead.height) * devicePixelRatio;
   let level = ahead.levels;

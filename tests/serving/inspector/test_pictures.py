@@ -11,12 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.audit import Answer, Blob, RawLayout, Store
+from serving.audit.frames import seen_picture
 from serving.inspector.drawing import Shape, rasterise, read_shapes
 from serving.inspector.pictures import TILE, Pictures, Scale, draw_heat, levels
 from tests.serving.inspector import plates
 from tests.serving.inspector.conftest import Page
 from tests.serving.inspector.test_safety import sign_in
+from vision.drawing import blend
 from vision.errors import AuditError, SettingsError
+from vision.scales import anomaly_range
 from vision.types import Verdict
 
 
@@ -76,7 +79,24 @@ def test_colour_and_opacity_of_a_map_rise_with_its_value() -> None:
 def test_the_scale_of_an_anomaly_map_does_not_depend_on_the_frame(store: Store) -> None:
     pictures = Pictures(store)
     scales = {pictures.scale(seq, "anomaly") for seq in range(6, 12)}
-    assert scales == {Scale(9.0, 27.0, plates.PIXEL)}
+    assert scales == {Scale(9.0, 36.0, plates.PIXEL)}
+
+
+def test_overlay_sheet_and_page_colour_a_map_alike(store: Store) -> None:
+    """The same value over the same grey gives the same colour, wherever an inspector sees it."""
+    answer = replace(store.answer(6), regions=())
+    values = np.full(plates.GRID, 1.3 * plates.PIXEL, np.float32)
+    frame = np.full((plates.HEIGHT, plates.WIDTH), 96, np.uint8)
+    sheet = seen_picture(frame, answer, {"anomaly": values}, plates.WIDTH)
+    assert sheet is not None
+    heat = decoded(draw_heat(values, Pictures(store).scale(6, "anomaly"))).astype(float)[0, 0]
+    alpha = heat[3] / 255
+    laid_over = 96 * (1 - alpha) + heat[2::-1] * alpha
+    low, high = anomaly_range(plates.PIXEL)
+    share = np.full((1, 1), (1.3 * plates.PIXEL - low) / (high - low), np.float32)
+    overlay = blend(np.full((1, 1, 3), 96, np.uint8), share)[0, 0]
+    assert np.abs(sheet[0, 0].astype(float) - overlay).max() <= 1
+    assert np.abs(laid_over - overlay).max() <= 2
 
 
 def test_pictures_of_records_may_be_kept_by_the_browser_and_pages_may_not(page: Page) -> None:
