@@ -215,6 +215,7 @@ def test_the_runners_job_has_what_the_comparison_sends(
     assert len(notes) == len(PEERS)
 
 
+@pytest.mark.slow
 def test_everything_but_anomalib(
     data: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
