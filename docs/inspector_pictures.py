@@ -1,6 +1,6 @@
 """Makes docs/inspector-*.png: the main views of the inspector's page, over the drawn plates of its own tests.
 
-    python docs/inspector_pictures.py
+    python -m docs.inspector_pictures
 
 The plates, maps and verdicts are computed (`tests/serving/inspector/plates.py`), so that the pictures may be shared;
 the page is the product itself, in Debian's chromium.
