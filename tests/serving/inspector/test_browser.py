@@ -268,7 +268,11 @@ def test_searching_the_history(window: Window) -> None:
     window.tab.locator("[name=part]").fill("P-3001")
     window.tab.wait_for_function("() => document.querySelectorAll('.result').length === 10")
     window.tab.locator("[name=verdict]").select_option("REJECT")
-    window.tab.wait_for_function("() => document.querySelectorAll('.result').length < 10")
+    # A result that is pressed while the list is being replaced opens nothing, so the list has to have settled.
+    window.tab.wait_for_function(
+        "() => document.querySelectorAll('.result').length < 10 && document.querySelector('.result')"
+        " && !document.querySelector('[class*=htmx-]')"
+    )
     window.tab.wait_for_load_state("networkidle")
     window.tab.locator(".result").first.press("Enter")
     window.tab.wait_for_url("**/part/*")
