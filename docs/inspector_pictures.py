@@ -71,8 +71,10 @@ def _show(tab: Any, url: str, scheme: str) -> None:
         tab.goto(f"{url}/{name}")
         tab.wait_for_load_state("load" if name == "wall" else "networkidle")
         if name == "wall":
+            # Until the first event there is no camera at all.
             tab.wait_for_function(
-                "() => [...document.querySelectorAll('.camera img')].every((one) => one.naturalWidth)"
+                "() => document.querySelector('.camera img')"
+                " && [...document.querySelectorAll('.camera img')].every((one) => one.naturalWidth)"
             )
         _save(tab, name, scheme)
 
