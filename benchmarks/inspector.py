@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "audit", create=True) as store:
         add_account(store, Account(_NAME, Role.INSPECTOR, hash_password(PASSWORD)), by="benchmark")
         _fill(store, options.parts, options.scale)
-        page, url = _serve(Path(folder) / "audit")
+        page, url = serve_page(Path(folder) / "audit")
         try:
             figures = _look(url, page, store, options)
         finally:
@@ -78,7 +78,8 @@ def _fill(store: Store, parts: int, scale: int) -> None:
         store.append([answer], [large, judged.blobs[1]])
 
 
-def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
+def serve_page(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """The page over the store in ``folder``, in a process of its own, and where it is."""
     command = [sys.executable, "-m", "defectlens", "inspector", "--db", str(folder), "--port", "0"]
     page = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in page.stderr or ():

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import httpx
 import numpy as np
 
 from benchmarks.audit_history import TARGET_MS, Clock, fill
+from benchmarks.inspector import serve_page
 from serving.audit import Account, Role, Store, account, add_account, change_account, search
 from serving.inspector.passwords import hash_password
 from tests.serving.inspector import plates
@@ -51,7 +50,7 @@ def main() -> None:
         newest = search(store, limit=1).answers[0]
         middle = search(store, limit=1, before=newest.seq // 2).answers[0]
         views = _views(newest.seq, middle.lot, middle.part)
-    page, url = _serve(options.store)
+    page, url = serve_page(options.store)
     try:
         rows = {name: _time(url, address, options.rounds) for name, address in views.items()}
     finally:
@@ -95,15 +94,6 @@ def _views(newest: int, lot: str, part: str) -> dict[str, str]:
         "models": "/models",
         "accounts": "/accounts",
     }
-
-
-def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "defectlens", "inspector", "--db", str(folder), "--port", "0"]
-    page = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in page.stderr or ():
-        if "the page is at " in line:
-            return page, line.split("the page is at ")[1].strip().rstrip("/")
-    raise SystemExit("the page did not start")
 
 
 def _time(url: str, address: str, rounds: int) -> tuple[float, float, float]:
