@@ -30,6 +30,9 @@ ELPV = "elpv"
 _WHITE_LEVELS = (1023, 4095, 16383, 65535)
 """What 10-, 12-, 14- and 16-bit cameras write as white."""
 
+_SHAPES_LOOKED_AT = 100
+"""Frames that tell how large frames usually are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -125,6 +128,12 @@ def read_frame(path: Path, white_level: int) -> Frame:
         ImageError: the file is no complete image.
     """
     return decode_image(path.read_bytes(), white_level=white_level)
+
+
+def frame_shapes(samples: Sequence[Sample], white_level: int) -> list[tuple[int, int]]:
+    """Height and width in px of an even selection of the frames, as cameras took them."""
+    chosen = samples[:: max(1, len(samples) // _SHAPES_LOOKED_AT)]
+    return [read_frame(sample.path, white_level).shape[:2] for sample in chosen]
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from training import checkpoint
 from training.batches import FrameStore
 from training.calibrate import calibrate
-from training.data import DataSet, Sample, read_frame
+from training.data import DataSet, Sample, frame_shapes
 from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import PRESETS, TrainOptions, choose_recipe
@@ -44,8 +44,6 @@ PROBES_FILE = "probes.safetensors"
 _GOLDEN_FRAMES = 8
 # Of large frames there are fewer, so that a bundle does not grow by more than this (before PNG).
 _GOLDEN_BYTES = 24 * 2**20
-# Frames looked at to find the usual aspect ratio.
-_ASPECT_SAMPLES = 100
 _LARGEST_ASPECT = 4.0
 # Smaller frames are enlarged to this, larger ones come down to what the preset allows.
 _USUAL_SIZE = 256
@@ -79,8 +77,9 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     started = time.monotonic()
     parts = split(data, options.seed)
     recipe = choose_recipe(data, parts, options)
-    one = choose_input(parts.train, options.size, data.white_level, PRESETS[options.preset].size)
-    found = survey(parts.train, data.good_class, data.white_level)
+    shapes = frame_shapes(parts.train, data.white_level)
+    one = choose_input(shapes, options.size, data.white_level, PRESETS[options.preset].size)
+    found = survey(parts.train, data.good_class, shapes)
     plan = plan_tiles(
         options.tile, one, found, few_labels=not recipe.tune_backbone, size_asked=options.size is not None
     )
@@ -204,14 +203,12 @@ def load_run(folder: Path) -> Run:
 
 
 def choose_input(
-    samples: Sequence[Sample], size: int | None, white_level: int, largest: int = _USUAL_SIZE
+    shapes: Sequence[tuple[int, int]], size: int | None, white_level: int, largest: int = _USUAL_SIZE
 ) -> InputSpec:
     """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 4:1).
 
     Without a ``size`` as many pixels as the frames have, up to ``largest``² and not below 256² (or ``largest``²).
     """
-    step = max(1, len(samples) // _ASPECT_SAMPLES)
-    shapes = [read_frame(sample.path, white_level).shape for sample in samples[::step]]
     aspect = float(np.clip(np.median([shape[1] / shape[0] for shape in shapes]), 1 / _LARGEST_ASPECT, _LARGEST_ASPECT))
     if size is None:
         native = float(np.median([shape[0] * shape[1] for shape in shapes])) ** 0.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data import Sample, read_frame, read_mask
+from training.data import Sample, read_mask
 from training.masks import find_blobs
 from vision.errors import SettingsError
 from vision.model.tiling import OVERLAP, STEP, TileGrid
@@ -21,8 +21,8 @@ _NEEDED_PX = 8.0
 _WORTH_IT = 0.75
 # Most pixels of a tiled frame, in inputs of one piece and at all: time and memory are in proportion to them.
 _MOST_INPUTS, _MOST_PIXELS = 16, 2**22
-# Frames and masks that are looked at.
-_SAMPLES = 100
+# Masks that are looked at.
+_MASKS = 100
 # The smallest defects of a mask are often slips of the pen.
 _SMALLEST_SHARE = 0.1
 # A tile may be so many times as high and wide as one input: the larger tiles are, the less of them is overlap.
@@ -55,15 +55,13 @@ class TilePlan:
     why: str
 
 
-def survey(samples: Sequence[Sample], good: str | None, white_level: int) -> Survey:
-    """Look at an even selection of the training frames and of the masks of their defects."""
-    chosen = samples[:: max(1, len(samples) // _SAMPLES)]
-    shapes = [read_frame(sample.path, white_level).shape for sample in chosen]
+def survey(samples: Sequence[Sample], good: str | None, shapes: Sequence[tuple[int, int]]) -> Survey:
+    """Look at an even selection of the masks of the training frames' defects; ``shapes`` as ``frame_shapes`` found."""
     defects = [sample for sample in samples if sample.label != good]
     masks = [sample.mask for sample in defects if sample.mask is not None]
     sides = [
         float(blob.mask.sum()) ** 0.5
-        for path in masks[:: max(1, len(masks) // _SAMPLES)]
+        for path in masks[:: max(1, len(masks) // _MASKS)]
         for blob in find_blobs(read_mask(path).astype(np.uint8))
     ]
     return Survey(

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.peers import frames, latency
 from benchmarks.peers.catalogue import OURS, PEERS
 from benchmarks.peers.measured import measure
-from training.data import read_data
+from training.data import frame_shapes, read_data
 from training.run import RUN_FILE, choose_input
 from vision.bundle import MODEL, load_bundle
 from vision.console import plain, say
@@ -51,7 +51,8 @@ class Comparison:
         """Of the peers: the one of the given run, or what ``defectlens train --size`` would choose."""
         if self.options.run:
             return _input_of(self.options.run[0])
-        return choose_input(self.images.train, self.options.size, self.images.data.white_level)
+        white_level = self.images.data.white_level
+        return choose_input(frame_shapes(self.images.train, white_level), self.options.size, white_level)
 
     @cached_property
     def job(self) -> dict[str, Any]:

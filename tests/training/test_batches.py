@@ -8,7 +8,7 @@ import torch
 
 from tests.images import make_folder, spot_mask, texture, write
 from training.batches import Batch, FrameStore, TrainingFrames, join
-from training.data import read_data
+from training.data import frame_shapes, read_data
 from training.options import TrainOptions, choose_recipe
 from training.run import choose_input
 from training.splits import split
@@ -91,7 +91,7 @@ def test_the_input_has_the_aspect_ratio_of_the_frames(
 ) -> None:
     for index in range(3):
         write(tmp_path / "train" / "good" / f"{index}.png", texture(str(index), height=shape[0], width=shape[1]))
-    spec = choose_input(read_data(tmp_path).train, 256, 65535)
+    spec = choose_input(frame_shapes(read_data(tmp_path).train, 65535), 256, 65535)
     assert (spec.height, spec.width) == expected
 
 
@@ -105,7 +105,7 @@ def test_without_a_size_the_frames_and_the_preset_choose_it(
 ) -> None:
     for index in range(3):
         write(tmp_path / "train" / "good" / f"{index}.png", texture(str(index), height=side, width=side))
-    spec = choose_input(read_data(tmp_path).train, None, 65535, largest)
+    spec = choose_input(frame_shapes(read_data(tmp_path).train, 65535), None, 65535, largest)
     assert (spec.height, spec.width) == (expected, expected)
 
 

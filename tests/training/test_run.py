@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.images import make_folder
-from training import run as run_module
+from training import data as data_module
 from training.batches import FrameStore
 from training.data import read_data
 from training.loop import Trainer
@@ -123,13 +123,13 @@ def test_training_and_calibration_never_read_a_test_image(
         return real(self, index)
 
     monkeypatch.setattr(FrameStore, "_read", watched)
-    real_frame = run_module.read_frame
+    real_frame = data_module.read_frame
 
     def watched_frame(path: Path, white_level: int):  # type: ignore[no-untyped-def]
         read.add(path)
         return real_frame(path, white_level)
 
-    monkeypatch.setattr(run_module, "read_frame", watched_frame)
+    monkeypatch.setattr(data_module, "read_frame", watched_frame)
     for sample in data.test:
         sample.path.unlink()  # whatever reads one now fails
     train_run(data, replace(options, epochs=1), tmp_path / "run", resume=False)

@@ -13,7 +13,7 @@ import torch
 from serving import AsyncInspectionClient, InspectionServer, ServerSettings
 from tests.images import make_folder, texture, write
 from training.batches import FrameStore, TrainingFrames
-from training.data import Sample, read_data
+from training.data import Sample, frame_shapes, read_data
 from training.export import export_bundle
 from training.masks import find_blobs
 from training.options import TrainOptions, choose_recipe
@@ -183,10 +183,11 @@ def test_impossible_tiles_are_refused(asked: str) -> None:
 
 
 def test_a_survey_sees_sizes_and_the_smallest_defects(tmp_path: Path) -> None:
-    found = survey(read_data(_folder(tmp_path, good=5, dots=6)).train, "good", 65535)
+    samples = read_data(_folder(tmp_path, good=5, dots=6)).train
+    found = survey(samples, "good", frame_shapes(samples, 65535))
     assert found == Survey(128, 352, 10.0, 1.0)
     nothing = Sample(tmp_path / "train" / "good" / "g000.png", "good")
-    assert survey([nothing], "good", 65535).smallest is None
+    assert survey([nothing], "good", frame_shapes([nothing], 65535)).smallest is None
 
 
 def _tiled_run(root: Path, options: TrainOptions, *, good: int, dots: int, masks: bool = True) -> Run:
