@@ -153,7 +153,7 @@ def test_models_of_earlier_versions_have_no_guided_readout() -> None:
         replace(BASE, classes=("crack",), good_class=None, class_map=False)
 
 
-@pytest.mark.parametrize("grid", [(3, 4), (9, 17), (16, 16)])
+@pytest.mark.parametrize("grid", [(3, 4), (9, 17), (16, 16), (41, 33)])  # the last in strips
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_what_heads_look_at_is_what_they_compute_with(kind: str, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -164,6 +164,25 @@ def test_what_heads_look_at_is_what_they_compute_with(kind: str, grid: tuple[int
     looks = mixer.weights(query, key, grid)
     torch.testing.assert_close(looks.sum(dim=-1), torch.ones(2, 4, length))
     torch.testing.assert_close(looks @ value, mixer.attend(query, key, value, grid), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_tokens_of_a_large_frame_go_through_the_mlp_as_those_of_a_small_one_do(kind: str) -> None:
+    torch.manual_seed(0)
+    block = Block(kind, 32, 4).eval()
+    tokens = torch.randn(2, 40 * 30, 32)
+    before = tokens if block.mixer is None else tokens + block.mixer(block.norm_mixer(tokens), (40, 30))
+    whole = before + block.mlp(block.norm_mlp(before))
+    torch.testing.assert_close(block(tokens, (40, 30)), whole)
+
+
+def test_strips_of_windows_are_the_windows_of_the_frame() -> None:
+    windows = Windows((41, 33))
+    strips = windows.strips()
+    assert len(strips) > 1
+    assert sum(strip.tokens for strip in strips) == windows.tokens
+    together = torch.block_diag(*[strip.together(torch.device("cpu")).float() for strip in strips])
+    assert torch.equal(together > 0, windows.together(torch.device("cpu")))
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 4), (8, 8), (9, 17), (16, 24), (7, 70)])

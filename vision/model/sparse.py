@@ -14,6 +14,8 @@ from vision.model.attention import Attention
 _WINDOW = 8
 # Global prototypes. Few: every token looks at all of them.
 _PROTOTYPES = 16
+# Tokens that are attended to at once, if a row of windows has no more.
+_STRIP_TOKENS = 1024
 
 
 class SparseAttention(Attention):
@@ -30,7 +32,21 @@ class SparseAttention(Attention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
         gathered = self._gather(key)
         frame_key, frame_value = gathered @ key, gathered @ value
-        windows = Windows(grid)
+        # Strips of windows, one after the other: what is copied for them stays in a core's cache.
+        strips = Windows(grid).strips()
+        lengths = [strip.tokens for strip in strips]
+        found = [
+            self._attend_near(strip, *parts, frame_key, frame_value)
+            for strip, *parts in zip(
+                strips, *(part.split(lengths, dim=-2) for part in (query, key, value)), strict=True
+            )
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-2)
+
+    @staticmethod
+    def _attend_near(
+        windows: Windows, query: Tensor, key: Tensor, value: Tensor, frame_key: Tensor, frame_value: Tensor
+    ) -> Tensor:
         found = F.scaled_dot_product_attention(
             windows.cut(query),
             torch.cat([windows.cut(key), windows.repeat(frame_key)], dim=-2),
@@ -59,13 +75,23 @@ class Windows:
     row or column may be short of tokens, which are masked.
     """
 
-    def __init__(self, grid: tuple[int, int]) -> None:
+    def __init__(self, grid: tuple[int, int], side: tuple[int, int] | None = None) -> None:
         self._grid = grid
-        self._count = tuple(math.ceil(side / _WINDOW) for side in grid)
-        self._side = tuple(math.ceil(side / count) for side, count in zip(grid, self._count, strict=True))
+        self._side = side or tuple(math.ceil(edge / math.ceil(edge / _WINDOW)) for edge in grid)
+        self._count = tuple(math.ceil(edge / length) for edge, length in zip(grid, self._side, strict=True))
         self._padding = tuple(
-            side * count - whole for side, count, whole in zip(self._side, self._count, grid, strict=True)
+            length * count - edge for edge, length, count in zip(grid, self._side, self._count, strict=True)
         )
+
+    @property
+    def tokens(self) -> int:
+        return self._grid[0] * self._grid[1]
+
+    def strips(self) -> list[Windows]:
+        """The same windows in strips across the grid, of about ``_STRIP_TOKENS`` tokens each, from above."""
+        rows, columns = self._grid
+        high = self._side[0] * max(1, _STRIP_TOKENS // (self._side[0] * columns))
+        return [Windows((min(high, rows - top), columns), self._side) for top in range(0, rows, high)]
 
     def cut(self, parts: Tensor) -> Tensor:
         """``[N, heads, T, d]`` to ``[N, windows · heads, tokens of a window, d]``."""
