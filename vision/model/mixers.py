@@ -54,5 +54,5 @@ class Block(nn.Module):
         if self.mixer is not None:
             tokens = tokens + self.mixer(self.norm_mixer(tokens), grid)
         # Every token goes through the MLP by itself, so pieces of a large frame change nothing but where they are kept.
-        parts = [torch.add(part, self.mlp(self.norm_mlp(part))) for part in tokens.split(_MLP_TOKENS, dim=1)]
+        parts = [torch.add(part, self.mlp(self.norm_mlp(part))) for part in torch.split(tokens, _MLP_TOKENS, dim=1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -35,11 +35,10 @@ class SparseAttention(Attention):
         # Strips of windows, one after the other: what is copied for them stays in a core's cache.
         strips = Windows(grid).strips()
         lengths = [strip.tokens for strip in strips]
+        parts = zip(*(torch.split(part, lengths, dim=-2) for part in (query, key, value)), strict=True)
         found = [
-            self._attend_near(strip, *parts, frame_key, frame_value)
-            for strip, *parts in zip(
-                strips, *(part.split(lengths, dim=-2) for part in (query, key, value)), strict=True
-            )
+            self._attend_near(strip, near_query, near_key, near_value, frame_key, frame_value)
+            for strip, (near_query, near_key, near_value) in zip(strips, parts, strict=True)
         ]
         return found[0] if len(found) == 1 else torch.cat(found, dim=-2)
 
@@ -77,7 +76,7 @@ class Windows:
 
     def __init__(self, grid: tuple[int, int], side: tuple[int, int] | None = None) -> None:
         self._grid = grid
-        self._side = side or tuple(math.ceil(edge / math.ceil(edge / _WINDOW)) for edge in grid)
+        self._side = side or (_even(grid[0]), _even(grid[1]))
         self._count = tuple(math.ceil(edge / length) for edge, length in zip(grid, self._side, strict=True))
         self._padding = tuple(
             length * count - edge for edge, length, count in zip(grid, self._side, self._count, strict=True)
@@ -128,3 +127,8 @@ class Windows:
         columns = torch.arange(self._grid[1], device=device) // self._side[1]
         number = (rows[:, None] * self._count[1] + columns[None]).reshape(-1)
         return number[:, None] == number[None]
+
+
+def _even(edge: int) -> int:
+    """The side of windows that cut an edge as evenly as can be."""
+    return math.ceil(edge / math.ceil(edge / _WINDOW))
