@@ -98,8 +98,18 @@ def batches(frames: Frames, size: int) -> Iterator[torch.Tensor]:
         yield torch.stack([frames[index] for index in range(start, min(start + size, len(frames)))])
 
 
-def build(job: Job) -> Any:
-    """The peer's Lightning module, with anomalib's defaults but for what the job says."""
+def values_of_layer(backbone: str, layer: str, size: tuple[int, int], pooling: int) -> int:
+    """How many numbers a layer of the backbone has of one frame, averaged over cells of ``pooling`` places a side."""
+    net = timm.create_model(backbone, features_only=True)
+    index = net.feature_info.module_name().index(layer)
+    with torch.no_grad():
+        features = net.eval()(torch.zeros(1, 3, *size))[index]
+    _, channels, rows, columns = features.shape
+    return int(channels * (rows // pooling) * (columns // pooling))
+
+
+def build(job: Job, size: tuple[int, int]) -> Any:
+    """The peer's Lightning module for frames of ``size``, with anomalib's defaults but for what the job says."""
     from anomalib import models
     from anomalib.pre_processing import PreProcessor
     from torchvision.transforms.v2 import Normalize
@@ -112,6 +122,8 @@ def build(job: Job) -> Any:
         options["layers"] = layers(options["layers"], infos)
     if "layer" in options:
         options["layer"] = layers([options["layer"]], infos)[0]
+    if "pooling_kernel_size" in options:  # FRE's encoder has as many inputs as the layer has values
+        options["input_dim"] = values_of_layer(job.backbone, options["layer"], size, options["pooling_kernel_size"])
     return getattr(models, job.peer)(backbone=job.backbone, **options, **plain)
 
 
@@ -171,7 +183,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
     lightning.seed_everything(job.seed, verbose=False)
     train, test = Frames(job.train), Frames(job.test)
     size = tuple(train[0].shape[-2:])
-    model = build(job)
+    model = build(job, size)
     wall, cpu = time.monotonic(), _cpu_seconds()
     fit(model, train, job, folder)
     figures: dict[str, Any] = {"fit_seconds": time.monotonic() - wall, "fit_cpu_seconds": _cpu_seconds() - cpu}

@@ -38,6 +38,8 @@ PEERS = {
         options={"layers": ["layer2", "layer3"], "coreset_sampling_ratio": 0.003},
     ),
     "dfm": Peer("DFM", "Dfm", 1, options={"layer": "layer3"}),
+    # `input_dim` is what the layer gives of a frame of this size, and is asked of the backbone.
+    "fre": Peer("FRE", "Fre", 20, 220, {"layer": "layer3", "pooling_kernel_size": 2}),
     "stfpm": Peer("STFPM", "Stfpm", 6, 100, {"layers": ["layer1", "layer2", "layer3"]}),
     "supersimplenet": Peer("SuperSimpleNet", "Supersimplenet", 3, 300, {"layers": ["layer2", "layer3"]}),
     "cflow": Peer("CFLOW-AD", "Cflow", 4, 50, {"layers": ["layer2", "layer3", "layer4"]}),

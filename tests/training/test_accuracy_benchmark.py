@@ -17,7 +17,7 @@ from sklearn import metrics as reference
 
 from benchmarks import accuracy
 from benchmarks.peers import comparison
-from benchmarks.peers.anomalib_runner import Frames, Job, batches, layers, with_weights
+from benchmarks.peers.anomalib_runner import Frames, Job, batches, layers, values_of_layer, with_weights
 from benchmarks.peers.catalogue import OURS, PEERS
 from benchmarks.peers.comparison import Comparison, run_job
 from benchmarks.peers.frames import one_class, training_folder, write_frames, write_weights
@@ -69,6 +69,11 @@ def test_layers_are_found_by_their_stride() -> None:
     assert layers(["layer2", "layer3"], infos) == ["blocks.2", "blocks.3"]
     with pytest.raises(ValueError, match=r"no features at strides \[32\]"):
         layers(["layer1", "layer4"], infos[:-1])
+
+
+def test_fre_is_given_as_many_inputs_as_its_layer_has_values() -> None:
+    # 112 channels at stride 16: 4 x 7 places of 72 x 120 px, of which 2 x 3 cells of 2 x 2 are whole.
+    assert values_of_layer("tf_efficientnet_lite0", "blocks.4", (72, 120), 2) == 112 * 2 * 4
 
 
 def test_peers_see_the_features_that_defectlens_sees(tmp_path: Path, tiny_weights: Path) -> None:
