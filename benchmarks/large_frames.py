@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from training.evaluate import evaluate
 from training.export import export_bundle
 from training.options import TrainOptions
 from training.predictor import EnginePredictor
+from training.resources import peak_mib
 from training.run import load_run, train_run
 from training.synthesis import perlin
 from training.torch_engine import TorchEngine
@@ -148,7 +148,7 @@ def train_one(way: str, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     run = train_run(data, chosen, folder / "run", resume=True)
     seconds = time.perf_counter() - start
-    trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    trained = peak_mib()
     report = evaluate(EnginePredictor(TorchEngine(run.detector), run.manifest), data, data.test, folder / "evaluation")
     figures = {name: report[name] for name in FIGURES} | {"training_s": seconds, "training_mib": trained}
     export_bundle(load_run(folder / "run"), folder / "bundle")

@@ -23,6 +23,7 @@ from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
+from training.resources import cpu_seconds, peak_mib
 from training.splits import split
 from training.subspace import fit_subspace
 from training.tile_choice import plan_tiles, survey
@@ -44,7 +45,8 @@ PROBES_FILE = "probes.safetensors"
 _GOLDEN_FRAMES = 8
 # Of large frames there are fewer, so that a bundle does not grow by more than this (before PNG).
 _GOLDEN_BYTES = 24 * 2**20
-_LARGEST_ASPECT = 4.0
+# Of a strip of steel, say; beyond it, an input of the usual size would be a few cells high.
+_LARGEST_ASPECT = 8.0
 # Smaller frames are enlarged to this, larger ones come down to what the preset allows.
 _USUAL_SIZE = 256
 
@@ -74,7 +76,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     """
     if not data.train:
         raise DataError(f"{data.root} has no training images; put good ones into train/good")
-    started = time.monotonic()
+    started, used = time.monotonic(), cpu_seconds()
     parts = split(data, options.seed)
     recipe = choose_recipe(data, parts, options)
     shapes = frame_shapes(parts.train, data.white_level)
@@ -138,8 +140,12 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         "validation": progress.best,
         "training_seconds": progress.seconds,
         "seconds": time.monotonic() - started,
+        "cpu_seconds": cpu_seconds() - used,
+        "peak_mib": peak_mib(),
         **outcome.figures,
     }
+    if accelerator.device.type == "cuda":
+        figures["peak_gpu_mib"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
     manifest = Manifest(
         name=out.name,
         version="1",
@@ -205,7 +211,7 @@ def load_run(folder: Path) -> Run:
 def choose_input(
     shapes: Sequence[tuple[int, int]], size: int | None, white_level: int, largest: int = _USUAL_SIZE
 ) -> InputSpec:
-    """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 4:1).
+    """Multiples of 32 with about ``size``² pixels and the median aspect ratio of the training frames (at most 8:1).
 
     Without a ``size`` as many pixels as the frames have, up to ``largest``² and not below 256² (or ``largest``²).
     """

@@ -9,7 +9,6 @@ far its scores are from ``OUTPUTS.npz``; then every line N from standard input i
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.resources import peak_mib
 from vision.errors import DefectLensError
 
 ROOT = Path(__file__).parents[2]
@@ -127,15 +127,6 @@ class _Session:
             frame = np.ascontiguousarray(frame.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
         answer = dict(zip(self._outputs, self._session.run(None, {self._input.name: frame}), strict=True))
         return next(float(answer[name].ravel()[0]) for name in _SCORES if name in answer)
-
-
-def peak_mib() -> float:
-    """The most memory this process had resident; ``ru_maxrss`` would begin with that of the process it came from."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def main(graph: str, frames_file: str, outputs: str, threads: str) -> None:

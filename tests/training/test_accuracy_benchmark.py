@@ -21,7 +21,7 @@ from benchmarks.peers.anomalib_runner import Frames, Job, batches, layers, value
 from benchmarks.peers.catalogue import OURS, PEERS
 from benchmarks.peers.comparison import Comparison, run_job
 from benchmarks.peers.frames import one_class, training_folder, write_frames, write_weights
-from benchmarks.peers.latency import Served, in_turns, peak_mib
+from benchmarks.peers.latency import Served, in_turns
 from benchmarks.peers.measured import markdown, measure, rows, verdict
 from tests.fakes import make_bundle
 from tests.images import make_folder, write
@@ -29,6 +29,7 @@ from tests.training.conftest import TINY
 from training.data import read_data, read_mask
 from training.evaluate import evaluate
 from training.predictor import BundlePredictor
+from training.resources import peak_mib
 from vision.bundle import load_bundle
 from vision.errors import DataError, SettingsError
 from vision.model.backbone import STRIDES, Backbone, load_pretrained

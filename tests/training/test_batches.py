@@ -84,7 +84,9 @@ def test_a_defect_of_a_few_pixels_survives_the_resize(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((64, 96), (224, 320)), ((50, 400), (128, 512)), ((90, 90), (256, 256))]
+    ("shape", "expected"),
+    [((64, 96), (224, 320)), ((50, 350), (96, 672)), ((30, 600), (96, 736)), ((90, 90), (256, 256))],
+    ids=["usual", "a strip", "a strip beyond 8:1", "square"],
 )
 def test_the_input_has_the_aspect_ratio_of_the_frames(
     tmp_path: Path, shape: tuple[int, int], expected: tuple[int, int]

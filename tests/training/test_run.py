@@ -57,6 +57,9 @@ def test_every_kind_of_data_trains_and_loads_again(
     with torch.no_grad():
         one, other = trained.detector.eval()(frames), loaded.detector.eval()(frames)
     torch.testing.assert_close(one.class_logits, other.class_logits)
+    used = trained.figures
+    assert 0.0 < used["cpu_seconds"] < 600.0
+    assert 100.0 < used["peak_mib"] < 16_000.0  # torch alone has more than the one, the machine less than the other
     point = trained.manifest.operating_point
     if "good" in labels:
         assert point.image_threshold is not None
