@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Cells of a batch without a defect count as if so large a share were defective, which is what masks usually mark.
+_USUAL_DEFECT_SHARE = 0.05
 # Evidence of a class that is really seen is of this order or above, in logits.
 _SOME_EVIDENCE = 1.0
 
@@ -29,7 +31,7 @@ def pixel_loss(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     """Focal loss plus Dice. ``logits``, ``mask`` ``[N, h, w]``; ``known`` bool ``[N]`` says which masks are to be used.
 
     Sources: Lin et al. 2017 (γ = 2, no α), Milletari et al. 2016 (soft Dice over the batch, so that a frame without a
-    defect does not count as a miss).
+    defect does not count as a miss). A batch without a defect pixel has no overlap to speak of: the focal loss alone.
     """
     if not bool(known.any()):
         return logits.sum() * 0.0
@@ -37,8 +39,11 @@ def pixel_loss(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     probability = logits.sigmoid()
     miss = torch.where(mask > 0.5, 1 - probability, probability)
+    focal = miss.square() * entropy
+    if not bool(mask.any()):
+        return focal.mean() / _USUAL_DEFECT_SHARE
     # Normalised by the defect pixels, not by all: otherwise a 10-pixel defect counts for nothing in a large frame.
-    focal = (miss.square() * entropy).sum() / (mask.sum() + 0.001 * mask.numel())
+    focal = focal.sum() / (mask.sum() + 0.001 * mask.numel())
     overlap = (probability * mask).sum()
     dice = 1 - (2 * overlap + 1.0) / (probability.sum() + mask.sum() + 1.0)
     return focal + dice
