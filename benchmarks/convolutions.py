@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from training.precision import fast_convolutions
+from training.precision import fast_training
 
 # (name, layer, input) as they occur at 224x288 px, batch 16.
 LAYERS = (
@@ -49,7 +49,7 @@ def main() -> None:
         net = nn.Sequential(layer).to(memory_format=torch.channels_last)
         maps = torch.randn(shape).to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_(True)
         plain = milliseconds(net, maps)
-        with fast_convolutions(net, torch.device("cpu")):
+        with fast_training(net, torch.device("cpu")):
             fast = milliseconds(net, maps)
         row = "".join(f"{value:>{width}.1f}" for value, width in zip((*plain, *fast), (11, 9, 11, 9), strict=True))
         print(f"{name:<32}{row} {sum(plain) / sum(fast):>6.1f}x")

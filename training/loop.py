@@ -19,7 +19,7 @@ from training import checkpoint
 from training.batches import Batch, Store, TrainingFrames, join
 from training.objective import Objective
 from training.options import Recipe, TrainOptions
-from training.precision import fast_convolutions
+from training.precision import fast_training
 from training.validate import Validation
 from vision.console import say, track
 from vision.errors import SettingsError, TrainingError
@@ -103,7 +103,7 @@ class Trainer:
         progress = self._start(resume=resume)
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
         logs = SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step)
-        with logs as writer, fast_convolutions(self.detector, self._accelerator.device):
+        with logs as writer, fast_training(self.detector, self._accelerator.device):
             while progress.epoch < self._recipe.epochs and progress.epoch - progress.best_epoch < patience:
                 progress = self._epoch(progress, writer)
         checkpoint.load(self._run / BEST, self.detector)
