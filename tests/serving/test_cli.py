@@ -200,6 +200,7 @@ def test_info_for_people_and_for_programs(bundle: Path, tmp_path: Path) -> None:
     assert "is no bundle" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_over_a_unix_socket(bundle: Path, parts: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     with serving(bundle, tmp_path / "log", "--address", f"unix:{path}", "--fast-decode") as (address, process):
@@ -225,6 +226,7 @@ def test_info_is_of_a_bundle_or_of_a_server(bundle: Path) -> None:
         assert "either --bundle" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_followed_by_another_on_its_socket(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     with serving(bundle, tmp_path / "log", "--address", f"unix:{path}") as (_, process):
@@ -267,6 +269,7 @@ def test_a_server_that_must_not_start_says_why(
     assert "ready" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_loses_no_accepted_frame(slow_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     log = tmp_path / "log"
@@ -313,6 +316,7 @@ def test_a_signal_under_load_loses_no_accepted_frame(slow_bundle: Path, tmp_path
     assert all(isinstance(answer.error, ShuttingDownError | UnreachableError) for answer in lost)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_inspect_in_good_order(address: str, parts: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "defectlens", "inspect", "--server", address, "--source", str(parts)]
     command += ["--out", str(tmp_path / "out"), "--rate", "1", "--json"]
@@ -331,6 +335,7 @@ def test_ctrl_c_ends_inspect_in_good_order(address: str, parts: Path, tmp_path: 
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_no_frame_unexplained(bundle: Path, parts: Path, tmp_path: Path) -> None:
     with serving(bundle, tmp_path / "log") as (address, process):
         with InspectionClient(address) as client:
@@ -350,6 +355,7 @@ def test_a_server_that_dies_leaves_no_frame_unexplained(bundle: Path, parts: Pat
     assert "error: no inspection server answers" in result.stderr
 
 
+@pytest.mark.slow
 def test_serve_ends_with_one_json_line_of_its_counts(bundle: Path, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     command = [

@@ -163,6 +163,7 @@ def test_settings_that_mean_nothing_are_refused(bundle: Path) -> None:
         ServerSettings(bundle=bundle, drift_frames_per_alarm=10)
 
 
+@pytest.mark.slow
 def test_the_doctor_names_the_camera_and_forget_ends_it(watched: Path, tmp_path: Path) -> None:
     """As a user types it, against a server in another process."""
     log = tmp_path / "log"

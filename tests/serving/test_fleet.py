@@ -143,6 +143,7 @@ async def test_a_candidate_is_compared_and_never_heard(serve: Serve, tmp_path: P
             await ask("promote", "fake")
 
 
+@pytest.mark.slow
 async def test_a_busy_candidate_skips_frames_and_slows_nobody(serve: Serve, tmp_path: Path) -> None:
     slow = make_bundle(tmp_path / "slow", version="2", work=40)
     async with administered(serve) as (server, client, ask):

@@ -15,6 +15,7 @@ from vision.types import Verdict
 WIDTH, HEIGHT = 5472, 3648
 
 
+@pytest.mark.slow
 async def test_20_megapixels_there_and_back(serve: Serve) -> None:
     frame = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     frame[1824:2280, 2736:3192] = 255

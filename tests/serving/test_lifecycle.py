@@ -174,6 +174,7 @@ async def test_the_end_closes_streams_once_their_frames_are_answered(serve: Serv
     assert all(isinstance(answer.error, ShuttingDownError | UnreachableError) for answer in lost)
 
 
+@pytest.mark.slow
 async def test_a_drain_that_takes_too_long_is_cut_short(serve: Serve, tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", work=100)
     async with serve(folder, max_batch=1, drain_seconds=0.2) as (server, client):

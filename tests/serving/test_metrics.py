@@ -101,6 +101,7 @@ async def test_frames_in_flight_are_in_the_accounts(serve: Serve, slow_bundle: P
     assert 0 <= value(samples, "defectlens_queue_depth") <= 8
 
 
+@pytest.mark.slow
 async def test_two_servers_in_one_process_count_apart_and_free_their_ports(serve: Serve, bundle: Path) -> None:
     async with serve(metrics="127.0.0.1:0") as (one, client), serve(metrics="127.0.0.1:0") as (other, _):
         await client.inspect(part(), camera_id="c")

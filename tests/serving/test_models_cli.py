@@ -19,6 +19,7 @@ def admin_address(log: Path) -> str:
     return line.rsplit("address=", 1)[1].split()[0]
 
 
+@pytest.mark.slow
 def test_a_candidate_is_tried_promoted_and_rolled_back(bundle: Path, tmp_path: Path) -> None:
     second, log = make_bundle(tmp_path / "second", version="2", image_threshold=-1.0), tmp_path / "log"
     with serving(bundle, log, "--admin", "127.0.0.1:0") as (address, _), InspectionClient(address) as client:
@@ -43,6 +44,7 @@ def test_a_candidate_is_tried_promoted_and_rolled_back(bundle: Path, tmp_path: P
         assert (missing.exit_code, "is no bundle" in missing.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_bundle_copied_into_the_watched_folder_is_served(bundle: Path, tmp_path: Path) -> None:
     shelf, ready = tmp_path / "shelf", make_bundle(tmp_path / "ready", version="2")
     shelf.mkdir()

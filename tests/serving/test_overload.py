@@ -13,6 +13,7 @@ from tests.serving.virtual import Rig, linear, load, outcomes, shared, simulate,
 from vision.errors import DeadlineError, OverloadedError, ShuttingDownError, SupersededError
 
 
+@pytest.mark.slow
 def test_under_threefold_overload_what_is_let_in_is_in_time_and_nothing_is_wasted() -> None:
     random = Random(1)  # noqa: S311
 

@@ -336,6 +336,7 @@ async def test_one_flooding_camera_does_not_push_the_others_out(serve: Serve, sl
     assert refused > 20 * calm_refused
 
 
+@pytest.mark.slow
 async def test_a_client_that_is_killed_leaves_nothing_behind(serve: Serve, slow_bundle: Path) -> None:
     program = """
 import sys

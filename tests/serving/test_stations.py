@@ -67,6 +67,7 @@ def options(tmp_path: Path) -> list[str]:
     return ["--admin", "127.0.0.1:0", *stations, "--override-token-file", str(tmp_path / "token")]
 
 
+@pytest.mark.slow
 def test_a_failed_check_stops_the_station_until_an_override(
     bundle: Path, tmp_path: Path, masters: Path, options: list[str]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_failed_check_stops_the_station_until_an_override(
     assert TOKEN not in written
 
 
+@pytest.mark.slow
 def test_a_stopped_station_stays_stopped_after_a_new_start(
     bundle: Path, tmp_path: Path, masters: Path, options: list[str]
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_stopped_station_stays_stopped_after_a_new_start(
         line.client.close()
 
 
+@pytest.mark.slow
 def test_masters_count_neither_for_the_watch_nor_for_a_new_bundle(
     tmp_path: Path, masters: Path, options: list[str]
 ) -> None:
@@ -167,6 +170,7 @@ def test_masters_count_neither_for_the_watch_nor_for_a_new_bundle(
         assert json.loads(first.stdout)["compared"] is False
 
 
+@pytest.mark.slow
 def test_a_part_that_lost_half_of_its_distance_fails(
     bundle: Path, tmp_path: Path, masters: Path, options: list[str]
 ) -> None:
@@ -199,6 +203,7 @@ def test_both_kinds_of_masters_are_needed(
     assert words in result.stderr
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_fails_the_check(
     bundle: Path, tmp_path: Path, masters: Path, options: list[str]
 ) -> None:

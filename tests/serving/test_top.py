@@ -29,6 +29,7 @@ def top(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_once_as_json_shows_what_the_server_did(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with serving(bundle, log, "--log-format", "json", "--metrics", "127.0.0.1:0", "--verbose") as (address, _):

@@ -111,6 +111,7 @@ async def test_names_of_megabytes_are_cut_in_spans_and_logs(
     assert len(caplog.text) < 5000
 
 
+@pytest.mark.slow
 async def test_a_collector_that_is_not_there_stops_nobody(serve: Serve) -> None:
     async with serve(traces="http://127.0.0.1:1") as (_, client):
         assert (await client.inspect(part())).inspection.verdict.name == "PASS"

@@ -413,6 +413,7 @@ class TestElpv:
         with pytest.raises(SettingsError, match="held-out quarter"):
             read_data("elpv", folds=tmp_path / "folds.json", fold=0)
 
+    @pytest.mark.slow
     def test_the_real_package(self) -> None:
         pytest.importorskip("elpv_dataset")
         data = read_data("elpv")

@@ -60,6 +60,7 @@ def measured(spots: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return evaluate(BundlePredictor(load_bundle(folder), "cpu"), spots, spots.test, out), out
 
 
+@pytest.mark.slow
 def test_the_promise_stands_beside_what_was_measured(measured: tuple[dict[str, Any], Path]) -> None:
     report, out = measured
     promise = report["promise"]

@@ -24,6 +24,7 @@ scored = st.lists(
 )
 
 
+@pytest.mark.slow
 @patient
 @given(scored)
 def test_curves_agree_with_scikit_learn(pairs: list[tuple[float, bool]]) -> None:
@@ -200,6 +201,7 @@ class TestPixels:
         maps, masks = images(seed)
         assert aupro(maps, masks, max_fpr) == pytest.approx(slow_aupro(maps, masks, max_fpr), abs=1e-9)
 
+    @pytest.mark.slow
     def test_bins_stay_within_the_documented_error(self) -> None:
         """Skewed scores, millions of distinct values, tiny defects: what bins are worst at."""
         rng = np.random.default_rng(0)

@@ -150,6 +150,7 @@ def test_a_folder_with_another_run_is_never_overwritten(tmp_path: Path, options:
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path / "data", train={"good": 24})
     _train(root, replace(options, epochs=1), tmp_path / "run")

@@ -41,6 +41,7 @@ def test_an_ambiguous_image_has_a_soft_target_and_no_known_mask(tmp_path: Path, 
     assert all(bool(row.has_mask) for row in rows if float(row.defect) == 0)
 
 
+@pytest.mark.slow
 def test_thresholds_rest_on_surely_good_images_alone(tmp_path: Path, options: TrainOptions) -> None:
     data = _soften(read_data(make_folder(tmp_path / "data", train={"good": 80, "defect": 60})))
     calibration = split(data, 0).calibration

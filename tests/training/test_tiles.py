@@ -195,6 +195,7 @@ def _tiled_run(root: Path, options: TrainOptions, *, good: int, dots: int, masks
     return train_run(data, replace(options, size=None, tile="128", epochs=1), root / "run", resume=False)
 
 
+@pytest.mark.slow
 def test_good_frames_alone_train_a_tiled_model_that_loads_again(
     tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +211,7 @@ def test_good_frames_alone_train_a_tiled_model_that_loads_again(
     torch.testing.assert_close(one.anomaly_map, other.anomaly_map)
 
 
+@pytest.mark.slow
 def test_defects_without_masks_train_through_the_whole_frame(tmp_path: Path, options: TrainOptions) -> None:
     run = _tiled_run(tmp_path, options, good=12, dots=48, masks=False)
     assert run.detector.config.tiles is not None
@@ -252,6 +254,7 @@ def test_large_frames_go_in_smaller_batches() -> None:
     assert InputSpec(4096, 4096).most_frames(8) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_small_frames_is_not_tiled(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path / "data", train={"good": 24})
     run = train_run(read_data(root), replace(options, size=None, epochs=1), tmp_path / "run", resume=False)

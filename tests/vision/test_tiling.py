@@ -127,6 +127,7 @@ def test_a_small_defect_is_not_drowned_by_a_large_frame() -> None:
     assert logits[2] < 0.8 * logits[0]
 
 
+@pytest.mark.slow
 def test_gradients_go_through_all_tiles_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = frames(2, 224, 320)
     gradients = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from serving import EncodedImage, FrameRequest
 from serving.audit import PersonVerdict, Review, Search, Store, actions, search
 from serving.recording_options import AuditSettings
@@ -37,6 +39,7 @@ def serving_version(client: Visitor) -> str:
     return text.split('<th scope="row">serves</th><td>')[1].split("<")[0]
 
 
+@pytest.mark.slow
 async def test_versions_are_promoted_and_rolled_back_with_a_reason(
     serve: Serve, bundle: Path, tmp_path: Path, hashed: str
 ) -> None:

@@ -48,6 +48,7 @@ def fake(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "bundle", explanations=replace(EXPLAINED, checks={}, measured=""))
 
 
+@pytest.mark.slow
 def test_a_bundle_is_measured_and_carries_the_figures(fake: Path, tmp_path: Path) -> None:
     """The tiny model's evidence is the spot itself: nothing else can come out than that it is good."""
     words = ["--bundle", fake, "--data", tmp_path / "data", "--out", tmp_path / "why"]
@@ -78,6 +79,7 @@ def test_a_bundle_is_measured_and_carries_the_figures(fake: Path, tmp_path: Path
     assert "never overwritten" in again.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["explain", "--bundle", fake, "--data", tmp_path / "data", "--out", tmp_path / "why", "--json"]
     real, seen = measure_module.measure_one, []

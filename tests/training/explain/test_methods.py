@@ -71,6 +71,7 @@ def test_grad_cam_pp_follows_its_paper() -> None:
     torch.testing.assert_close(ours[0].flatten(), expected.relu().detach(), atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_captums_and_complete(detector: Detector) -> None:
     batch = frames(2).float()
     start = torch.full_like(batch, 90.0)

@@ -37,6 +37,7 @@ def test_two_images_too_many_above_the_threshold_are_found_out(monkeypatch: pyte
     assert not rows["normal, 300 images, 95 % sure"].is_kept
 
 
+@pytest.mark.slow
 def test_lots_that_differ_break_what_counts_images_and_not_what_counts_lots() -> None:
     rows = by_name(list(overkill.grouped(REPEAT)))
     assert not rows["100 lots of 20, images counted, 95 % sure"].is_kept
@@ -55,6 +56,7 @@ def test_numbers_that_lie_close_together_are_pictures_of_one_part() -> None:
     assert overkill.group_by_number(names) == [1, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_real_scores_come_from_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     lines = [
