@@ -23,6 +23,17 @@ def test_soft_labels_pull_towards_their_share() -> None:
     assert logits.grad[0, 0] < 0 < logits.grad[0, 1]
 
 
+def test_good_frames_alone_speak_no_louder_than_what_says_whether_a_frame_is_defective() -> None:
+    logits = torch.full((4, 32, 32), -1.5, requires_grad=True)  # one place in five is suspected
+    losses.pixel_loss(logits, torch.zeros(4, 32, 32), torch.ones(4, dtype=torch.bool)).backward()
+    assert logits.grad is not None
+    everywhere = float(logits.grad.sum())
+    score = torch.full((4,), -1.5, requires_grad=True)
+    losses.image_loss(score, torch.zeros(4)).backward()
+    assert score.grad is not None
+    assert 0.0 < everywhere < 2.0 * float(score.grad.sum())
+
+
 def test_pixel_loss_rewards_the_right_place_and_ignores_unknown_masks() -> None:
     mask = torch.zeros(2, 8, 8)
     mask[0, 2:4, 2:4] = 1
