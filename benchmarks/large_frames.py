@@ -5,8 +5,9 @@
 Frames of ``--side`` px, the defective ones with one defect of some 10 px, are made into OUT: ``computed`` draws brushed
 metal with pits; ``mosaic`` puts crops of real good parts (``--parts``, a folder in the MVTec layout) side by side and
 pastes a real defect at its own size; test frames are made of other parts than training frames. Every way is trained,
-measured on the same test frames, exported, and timed as a graph in turns with the others. What is there already is not
-done again. Prints one table, then one JSON line.
+measured on the same test frames, exported, and timed as a graph in turns with the others; ``dense``, the large input
+with attention between all places, says what the sparse one saves and loses. What is there already is not done again.
+Prints one table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ Grey = NDArray[np.uint8]
 WAYS: dict[str, dict[str, Any]] = {
     "stretched": {"size": 256},
     "sparse": {"size": 1024, "mixer": "sparse", "batch": 4},
+    "dense": {"size": 1024, "mixer": "dense", "batch": 4},
     "tiles": {"tile": "384"},
     "auto": {"tile": "auto"},
 }
