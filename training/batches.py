@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -120,6 +121,15 @@ def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, 
     ]
 
 
+def draws(labels: Sequence[str]) -> dict[str, float]:
+    """How often an image of each label is drawn in an epoch: on average once, rare labels more often, by the root of
+    their number.
+    """
+    counts = Counter(labels)
+    usual = len(labels) / sum(count**0.5 for count in counts.values())
+    return {label: usual * count**-0.5 for label, count in counts.items()}
+
+
 class TrainingFrames(Dataset[Batch]):
     """Item *i* of an epoch: one row, or two where a good frame also appears with a synthetic defect.
 
@@ -143,10 +153,8 @@ class TrainingFrames(Dataset[Batch]):
         rng = np.random.default_rng((self._seed, epoch))
         labels = [sample.label for sample in self._store.samples]
         self._good = [index for index, label in enumerate(labels) if label == self._config.good_class]
-        counts = {label: labels.count(label) for label in set(labels)}
-        weights = np.array([counts[label] ** -0.5 for label in labels])
-        expected = weights / weights.sum() * len(labels)
-        times = np.floor(expected + rng.random(len(labels))).astype(int)
+        often = draws(labels)
+        times = np.floor(np.array([often[label] for label in labels]) + rng.random(len(labels))).astype(int)
         self._order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
 
     def __len__(self) -> int:

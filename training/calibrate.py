@@ -51,8 +51,13 @@ class Calibration:
     class_calibration: ClassCalibration | None = None
 
 
-def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore) -> Calibration:
+def calibrate(
+    detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore, *, good_stand_for: int = 1
+) -> Calibration:
     """Set the detector's combination and find the operating point.
+
+    Args:
+        good_stand_for: of how many good images each good one of ``validation`` was taken (``Split.good_stand_for``).
 
     Raises:
         DataError: the model has a good class, but no good image was left for calibration.
@@ -74,7 +79,7 @@ def calibrate(detector: Detector, recipe: Recipe, validation: FrameStore, calibr
         threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good, detector.config.piece))))
         source = "best pixel F1 on validation frames with synthetic defects"
     logits = np.array([row.logits for row in rows])
-    probabilities = fit_probabilities(detector.config, logits, validation.samples)
+    probabilities = fit_probabilities(detector.config, logits, validation.samples, good_stand_for=good_stand_for)
     images = _scored(detector, calibration, probabilities)
     classes = class_policy(detector.config, probabilities, logits, validation.samples)
     point = default_point(images, classes, threshold, source, calibration.samples)

@@ -26,7 +26,7 @@ _COARSEST = 0.25
 
 
 def fit_probabilities(
-    config: ModelConfig, logits: NDArray[np.float32], validation: Sequence[Sample]
+    config: ModelConfig, logits: NDArray[np.float32], validation: Sequence[Sample], *, good_stand_for: int = 1
 ) -> ClassCalibration | None:
     """What makes probabilities of class logits ``[N, C]``, fitted on validation images; None where they are too few.
 
@@ -37,7 +37,14 @@ def fit_probabilities(
         return None
     sure = [index for index, sample in enumerate(validation) if not sample.is_ambiguous]
     labels = [config.classes.index(validation[index].label) for index in sure]
-    return fit_class_calibration(logits[sure], labels, config.classes, config.good_class, "validation images")
+    return fit_class_calibration(
+        logits[sure],
+        labels,
+        config.classes,
+        config.good_class,
+        "validation images",
+        good_stands_for=good_stand_for,
+    )
 
 
 def class_policy(

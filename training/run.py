@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from training import checkpoint
-from training.batches import FrameStore
+from training.batches import FrameStore, draws
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, frame_shapes
 from training.drift import drift_reference
@@ -128,11 +129,22 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     training = training_store(stores["train"], config, options.seed, cuts=plan.cuts)
     trainer = Trainer(detector, recipe, options, training, validation, out, accelerator)
     progress = trainer.fit(resume=resume)
+    if recipe.tune_backbone and not plan.cuts:
+        # Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much
+        # (Elkan, The Foundations of Cost-Sensitive Learning, 2001). How rare a class of a few images is, nobody knows.
+        often = draws([sample.label for sample in parts.train])
+        detector.readout.lower([math.log(often.get(name, 1.0)) for name in config.classes])
 
     # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
     # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
     fit_subspace(detector, pieces([stores["train"]], config))
-    outcome = calibrate(detector, recipe, stores["validation"], stores["calibration"])
+    outcome = calibrate(
+        detector,
+        recipe,
+        stores["validation"],
+        stores["calibration"],
+        good_stand_for=parts.good_stand_for(data.good_class),
+    )
     fit_subspace(detector, pieces(list(stores.values()), config), again=True)
     figures = {
         "best_epoch": progress.best_epoch,

@@ -35,6 +35,18 @@ class Split:
     validation: tuple[Sample, ...]
     calibration: tuple[Sample, ...]
 
+    def good_stand_for(self, good: str | None) -> int:
+        """How many good images each good one of validation stands for, so that classes are mixed as in all of these
+        images: of the good ones fewer are left for validation than of the defective ones.
+        """
+
+        def odds(samples: Sequence[Sample]) -> float:
+            sure = [sample.label == good for sample in samples if not sample.is_ambiguous]
+            return sum(sure) / max(1, len(sure) - sum(sure))
+
+        among = odds(self.validation)
+        return max(1, round(odds((*self.train, *self.validation, *self.calibration)) / among)) if among else 1
+
 
 def split(data: DataSet, seed: int) -> Split:
     """Cut ``data.train``; the same seed gives the same split, and another class does not change it for this one.

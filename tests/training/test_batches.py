@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.images import make_folder, spot_mask, texture, write
-from training.batches import Batch, FrameStore, TrainingFrames, join
+from training.batches import Batch, FrameStore, TrainingFrames, draws, join
 from training.data import frame_shapes, read_data
 from training.options import TrainOptions, choose_recipe
 from training.run import choose_input
@@ -120,3 +120,10 @@ def test_masks_without_a_defect_pixel_and_frames_without_masks_are_told_apart(
     rows = [frames[index] for index in range(len(frames))]
     masked = [bool(row.has_mask) for row in rows if len(row) == 1 and int(row.defect_class) == 0]
     assert 0 < sum(masked) < len(masked)
+
+
+def test_rare_labels_are_drawn_more_often_and_an_epoch_is_as_long_as_the_data() -> None:
+    labels = ["good"] * 90 + ["crack"] * 10
+    often = draws(labels)
+    assert often["crack"] == pytest.approx(3 * often["good"])
+    assert sum(often[label] for label in labels) == pytest.approx(100)

@@ -20,6 +20,7 @@ from training.options import TrainOptions, choose_recipe
 from training.run import Run, load_run, train_run
 from training.splits import split
 from vision.errors import InputError, SettingsError, TrainingError
+from vision.model.readout import AdditiveReadout
 
 
 def _train(root: Path, options: TrainOptions, out: Path, *, resume: bool = False) -> Run:
@@ -71,6 +72,22 @@ def test_every_kind_of_data_trains_and_loads_again(
     else:
         assert point.image_threshold is None
         assert "never pass a part" in point.evidence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cracks", [80, 5], ids=["many labels", "few labels"])
+def test_class_logits_know_how_rare_a_class_is_where_it_has_many_images(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch, cracks: int
+) -> None:
+    lowered: list[list[float]] = []
+    monkeypatch.setattr(AdditiveReadout, "lower", lambda _, logits: lowered.append(logits))
+    _train(make_folder(tmp_path / "data", train={"good": 2 * 80, "crack": cracks}), options, tmp_path / "run")
+    if cracks == 5:
+        assert not lowered
+        return
+    [[good, crack]] = lowered
+    assert crack > 0 > good
+    assert crack - good == pytest.approx(0.5 * np.log(2), abs=0.2)  # drawn by the root of their number
 
 
 @pytest.mark.slow

@@ -107,6 +107,15 @@ def test_the_test_part_is_never_even_read() -> None:
     assert split(hidden, 0) == split(data, 0)
 
 
+def test_good_images_of_validation_stand_for_those_that_calibration_took() -> None:
+    result = split(data_set({"good": 400, "dent": 400}), 0)
+    counts = Counter(sample.label for sample in result.validation)
+    weight = result.good_stand_for("good")
+    assert weight > 1
+    assert abs(counts["good"] * weight / counts["dent"] - 1.0) < 0.5
+    assert split(data_set({"dent": 40}), 0).good_stand_for(None) == 1
+
+
 def test_seeds_differ_and_classes_do_not_disturb_each_other() -> None:
     alone = split(data_set({"good": 100}), 3)
     with_dents = split(data_set({"good": 100, "dent": 40}), 3)

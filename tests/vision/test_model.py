@@ -146,6 +146,18 @@ def test_a_guided_readout_reads_where_the_mask_is() -> None:
     assert learned.grad is not None
 
 
+def test_logits_are_lowered_through_the_bias_so_that_the_map_stays_and_still_adds_up() -> None:
+    torch.manual_seed(0)
+    readout = Detector(BASE).eval().readout
+    tokens = torch.randn(1, 48, BASE.dim)
+    before, contributions, _ = readout(tokens, (6, 8), torch.zeros(1, 24, 32))
+    readout.lower([0.5] + [0.0] * (len(BASE.classes) - 1))
+    after, same, _ = readout(tokens, (6, 8), torch.zeros(1, 24, 32))
+    torch.testing.assert_close(after[0, 0], before[0, 0] - 0.5)
+    torch.testing.assert_close(after[0, 1:], before[0, 1:])
+    torch.testing.assert_close(same, contributions)
+
+
 def test_models_of_earlier_versions_have_no_guided_readout() -> None:
     before = {name: value for name, value in BASE.as_dict().items() if name != "guided_readout"}
     assert not ModelConfig.from_dict(before).guided_readout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,11 @@ class AdditiveReadout(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
         # softplus(0.54) = 1: a place counts as much as it is probably defective.
         self.guidance = nn.Parameter(torch.full((classes,), 0.54)) if guided else None
+
+    @torch.no_grad()
+    def lower(self, logits: Sequence[float]) -> None:
+        """Take something off each class's logit, wherever it comes from: off its bias."""
+        self.bias.sub_(torch.tensor(list(logits), dtype=self.bias.dtype, device=self.bias.device))
 
     def forward(
         self, tokens: Tensor, grid: tuple[int, int], mask_logits: Tensor | None = None
