@@ -39,18 +39,15 @@ _MEMORY = """\
 import sys, numpy as np
 from pathlib import Path
 from vision.engine import EngineOptions, open_engine
+from training.resources import peak_mib
 import onnxruntime
-
-def most_mib():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
 
 side = int(sys.argv[2])
 frame = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
-before = most_mib()
+before = peak_mib()
 engine = open_engine(Path(sys.argv[1]), provider="cpu", strict=True, options=EngineOptions(threads=1))
 engine.run(frame)
-print(most_mib() - before)
+print(round(peak_mib() - before))
 """
 
 

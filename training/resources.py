@@ -1,8 +1,7 @@
-"""What a process has used so far: asked of the system, so that every library's share is in it."""
+"""How much memory a process has needed so far: asked of the system, so that every library's share is in it."""
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from pathlib import Path
@@ -19,9 +18,3 @@ def peak_mib() -> float:
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def cpu_seconds() -> float:
-    """Of this process and its threads: unlike the wall clock, it does not run while others hold the cores."""
-    used = os.times()
-    return used.user + used.system

@@ -24,7 +24,7 @@ from training.drift import drift_reference
 from training.loop import Trainer, make_accelerator, parameters
 from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
-from training.resources import cpu_seconds, peak_mib
+from training.resources import peak_mib
 from training.splits import split
 from training.subspace import fit_subspace
 from training.tile_choice import plan_tiles, survey
@@ -77,7 +77,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     """
     if not data.train:
         raise DataError(f"{data.root} has no training images; put good ones into train/good")
-    started, used = time.monotonic(), cpu_seconds()
+    started, used = time.monotonic(), time.process_time()
     parts = split(data, options.seed)
     recipe = choose_recipe(data, parts, options)
     shapes = frame_shapes(parts.train, data.white_level)
@@ -152,7 +152,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         "validation": progress.best,
         "training_seconds": progress.seconds,
         "seconds": time.monotonic() - started,
-        "cpu_seconds": cpu_seconds() - used,
+        "cpu_seconds": time.process_time() - used,
         "peak_mib": peak_mib(),
         **outcome.figures,
     }

@@ -47,7 +47,6 @@ class OurJob:
 
 def run(job: OurJob, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
-    figures: dict[str, Any] = dict.fromkeys(_KEPT)
     bundle = folder / BUNDLE
     if job.run is None:
         options = TrainOptions(backbone=job.backbone, weights=job.weights, size=job.size, seed=job.seed, device="cpu")
@@ -56,8 +55,9 @@ def run(job: OurJob, folder: Path) -> dict[str, Any]:
         trained = load_run(Path(job.run))
     else:
         trained, bundle = None, Path(job.run)
+    had = {} if trained is None else trained.figures
+    figures: dict[str, Any] = {name: had.get(key) for name, key in _KEPT.items()}
     if trained is not None:
-        figures = {name: trained.figures.get(key) for name, key in _KEPT.items()}
         export_bundle(trained, bundle)
     scores, maps = predict(bundle, job.test)
     np.savez(folder / "outputs.npz", scores=scores, maps=maps)

@@ -81,7 +81,7 @@ def test_class_logits_know_how_rare_a_class_is_where_it_has_many_images(
 ) -> None:
     lowered: list[list[float]] = []
     monkeypatch.setattr(AdditiveReadout, "lower", lambda _, logits: lowered.append(logits))
-    _train(make_folder(tmp_path / "data", train={"good": 2 * 80, "crack": cracks}), options, tmp_path / "run")
+    _train(make_folder(tmp_path / "data", train={"good": 160, "crack": cracks}), options, tmp_path / "run")
     if cracks == 5:
         assert not lowered
         return
