@@ -23,8 +23,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.pasted import Grey, PastedDefects, read_grey, write_frame
 from training.data import read_data
 from training.evaluate import evaluate
 from training.export import export_bundle
@@ -38,7 +38,6 @@ from vision.bundle import load_bundle
 from vision.engine import EngineOptions
 from vision.measuring import one_round
 
-Grey = NDArray[np.uint8]
 WAYS: dict[str, dict[str, Any]] = {
     "stretched": {"size": 256},
     "sparse": {"size": 1024, "mixer": "sparse", "batch": 4},
@@ -76,21 +75,11 @@ class Mosaic:
     """Frames of crops of real good parts, and real defects to paste."""
 
     def __init__(self, root: Path, *, train: bool) -> None:
-        half = slice(0, None, 2) if train else slice(1, None, 2)
         goods = sorted((root / ("train" if train else "test") / "good").glob("*"))
-        self._goods = [picture for path in goods if min((picture := _read(path)).shape) >= _PATCH][:150]
-        self._defects = []
-        for path in sorted((root / "test").glob("*/*"))[half]:
-            mask_path = root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
-            if path.parent.name == "good" or not mask_path.is_file():
-                continue
-            mask = (_read(mask_path) > 0).astype(np.uint8)
-            if _SMALLEST <= float(mask.sum()) ** 0.5 <= _LARGEST:
-                x, y, across, down = cv2.boundingRect(mask)
-                window = np.s_[max(0, y - 6) : y + down + 6, max(0, x - 6) : x + across + 6]
-                self._defects.append((_read(path)[window], mask[window]))
-        if not self._goods or not self._defects:
-            raise SystemExit(f"{root} has no large enough good parts or no small enough defects")
+        self._goods = [picture for path in goods if min((picture := read_grey(path)).shape) >= _PATCH][:150]
+        if not self._goods:
+            raise SystemExit(f"{root} has no large enough good parts")
+        self.defects = PastedDefects(root, smallest=_SMALLEST, largest=_LARGEST, first=0 if train else 1)
 
     def frame(self, side: int, rng: np.random.Generator) -> Grey:
         frame = np.empty((side, side), np.uint8)
@@ -102,26 +91,6 @@ class Mosaic:
                 frame[top : top + _PATCH, left : left + _PATCH] = np.rot90(crop, int(rng.integers(4)))
         return frame
 
-    def paste(self, frame: Grey, rng: np.random.Generator) -> tuple[Grey, Grey]:
-        picture, shape = self._defects[int(rng.integers(len(self._defects)))]
-        y, x = (int(rng.integers(8, edge - part - 8)) for edge, part in zip(frame.shape, shape.shape, strict=True))
-        window = np.s_[y : y + shape.shape[0], x : x + shape.shape[1]]
-        # The difference from the defect's own surroundings is what is carried over, softly at its edge.
-        alpha = cv2.GaussianBlur(cv2.dilate(shape, np.ones((3, 3), np.uint8)).astype(np.float32), (0, 0), 1.0)
-        around = float(np.median(picture[shape == 0]))
-        result, mask = frame.copy(), np.zeros_like(frame)
-        changed = frame[window] + alpha * (picture.astype(np.float32) - around)
-        result[window] = np.clip(np.rint(changed), 0, 255)
-        mask[window] = shape
-        return result, mask
-
-
-def _read(path: Path) -> Grey:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise SystemExit(f"{path} is no picture")
-    return np.asarray(picture, np.uint8)
-
 
 def make_data(root: Path, options: argparse.Namespace) -> None:
     """Write the frames, the same ones for the same options."""
@@ -131,14 +100,10 @@ def make_data(root: Path, options: argparse.Namespace) -> None:
         for label, count in zip(("good", "pit"), counts, strict=True):
             for index in range(count):
                 frame = computed_frame(options.side, rng) if mosaic is None else mosaic.frame(options.side, rng)
-                path = root / part / label / f"{part}{index:03d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
+                mask = None
                 if label == "pit":
-                    frame, mask = pit(frame, rng) if mosaic is None else mosaic.paste(frame, rng)
-                    mask_path = root / "ground_truth" / label / f"{path.stem}_mask.png"
-                    mask_path.parent.mkdir(parents=True, exist_ok=True)
-                    cv2.imwrite(str(mask_path), mask * 255)
-                cv2.imwrite(str(path), frame)
+                    frame, mask = pit(frame, rng) if mosaic is None else mosaic.defects.paste(frame, rng)
+                write_frame(root, part, label, f"{part}{index:03d}", frame, mask)
 
 
 def train_one(way: str, options: argparse.Namespace) -> None:

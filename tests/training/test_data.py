@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.images import make_folder, spot_mask, texture, write, write_defect, write_folds
+from tests.images import make_folder, spot_mask, texture, write, write_defect
+from tests.training.reading import problems
 from training.data import read_data, read_frame, read_mask
-from training.elpv import read_elpv
-from vision.errors import DataError, SettingsError
+from vision.errors import DataError
 from vision.preprocess import decode_image
-
-
-def problems(source: Path, **options: object) -> tuple[str, ...]:
-    with pytest.raises(DataError) as caught:
-        read_data(source, **options)  # type: ignore[arg-type]
-    return caught.value.problems
 
 
 class TestLayout:
@@ -248,115 +241,6 @@ class TestDuplicates:
         assert one == three != two
 
 
-class TestParts:
-    def folder(self, root: Path) -> Path:
-        for name in ("p1_a", "p1_b", "p2_a", "p3_a"):
-            write(root / "train" / "good" / f"{name}.png", texture(name))
-        return root
-
-    def test_the_first_group_is_the_part(self, tmp_path: Path) -> None:
-        parts = [sample.part for sample in read_data(self.folder(tmp_path), part_pattern=r"(p\d+)_").train]
-        assert parts == ["p1", "p1", "p2", "p3"]
-
-    def test_parts_that_share_a_picture_are_one(self, tmp_path: Path) -> None:
-        self.folder(tmp_path)
-        write(tmp_path / "train" / "good" / "p2_b.png", texture("p1_b"))
-        write(tmp_path / "train" / "good" / "p3_b.png", texture("p2_a"))
-        parts = {sample.part for sample in read_data(tmp_path, part_pattern=r"(p\d+)_").train}
-        assert len(parts) == 1
-
-    def test_a_part_in_train_and_test_is_a_leak(self, tmp_path: Path) -> None:
-        write(self.folder(tmp_path) / "test" / "good" / "p2_z.png", texture("z"))
-        (line,) = problems(tmp_path, part_pattern=r"(p\d+)_")
-        assert "part p2 is in train" in line
-
-    def test_names_without_a_part_are_told(self, tmp_path: Path) -> None:
-        write(self.folder(tmp_path) / "train" / "good" / "other.png", texture("z"))
-        (line,) = problems(tmp_path, part_pattern=r"(p\d+)_")
-        assert "train/good/other.png" in line
-
-    @pytest.mark.parametrize("pattern", ["p\\d+", "(p"])
-    def test_patterns_that_cannot_work(self, tmp_path: Path, pattern: str) -> None:
-        with pytest.raises(SettingsError):
-            read_data(self.folder(tmp_path), part_pattern=pattern)
-
-
-class TestFolds:
-    def folder(self, root: Path) -> Path:
-        """Files of one fold lie in ``train`` and in ``test``."""
-        make_folder(root, train={"good": 4}, test={"good": 2, "dent": 5})
-        return write_folds(
-            root / "folds.json",
-            {
-                "0": {"good": ["t000.png", "e000.png"], "dent": ["e000.png", "e001.png"]},
-                "1": {"good": ["t001.png", "t002.png"], "dent": ["e002.png", "e003.png"]},
-            },
-        )
-
-    def test_fold_k_is_the_test_set_and_the_rest_trains(self, tmp_path: Path) -> None:
-        data = read_data(tmp_path, folds=self.folder(tmp_path), fold=0)
-        assert {(sample.label, sample.path.name) for sample in data.test} == {
-            ("good", "t000.png"),
-            ("good", "e000.png"),
-            ("dent", "e000.png"),
-            ("dent", "e001.png"),
-        }
-        assert {sample.path.name for sample in data.train if sample.is_defect} == {"e002.png", "e003.png"}
-        assert all(sample.mask is not None for sample in (*data.train, *data.test) if sample.is_defect)
-        assert data.classes == ("good", "dent")
-        assert "3 images" in data.remarks[0]  # t003 and e001 of good, e004 of dent, whose mask is no stray
-
-    def test_the_digest_does_not_depend_on_the_fold(self, tmp_path: Path) -> None:
-        folds = self.folder(tmp_path)
-        assert read_data(tmp_path, folds=folds, fold=0).digest == read_data(tmp_path, folds=folds, fold=1).digest
-
-    def test_unknown_fold(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no fold 7; choose one of 0, 1"):
-            read_data(tmp_path, folds=self.folder(tmp_path), fold=7)
-
-    def test_folds_and_fold_go_together(self, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match="--fold"):
-            read_data(tmp_path, folds=self.folder(tmp_path))
-        with pytest.raises(SettingsError, match="--folds"):
-            read_data(tmp_path, fold=0)
-
-    def test_missing_doubled_and_repeated_names_are_all_listed(self, tmp_path: Path) -> None:
-        self.folder(tmp_path)
-        write(tmp_path / "test" / "good" / "t001.png", texture("another"))
-        write_folds(
-            tmp_path / "folds.json",
-            {
-                "0": {"good": ["t000.png", "nowhere.png"], "dent": ["e000.png"]},
-                "1": {"good": ["t001.png", "t000.png"], "dent": []},
-            },
-        )
-        found = problems(tmp_path, folds=tmp_path / "folds.json", fold=0)
-        assert any("nowhere.png (good) is missing" in line for line in found)
-        assert any("t001.png (good) is doubled" in line and "test/good/t001.png" in line for line in found)
-        assert any("t000.png (good) is named 2 times" in line for line in found)
-        assert any("fold 1 names no image of 'dent'" in line for line in found)
-
-    def test_the_same_picture_in_two_folds_is_a_leak(self, tmp_path: Path) -> None:
-        folds = self.folder(tmp_path)
-        shutil.copy(tmp_path / "train" / "good" / "t000.png", tmp_path / "train" / "good" / "t001.png")
-        (line,) = problems(tmp_path, folds=folds, fold=0)
-        assert "same picture" in line
-
-    @pytest.mark.parametrize("text", ["", "{}", '{"folds": []}', '{"folds": {"0": {"good": "a.png"}}}', "[1"])
-    def test_no_folds_file(self, tmp_path: Path, text: str) -> None:
-        self.folder(tmp_path).write_text(text)
-        with pytest.raises(DataError, match="expected"):
-            read_data(tmp_path, folds=tmp_path / "folds.json", fold=0)
-
-    def test_a_folder_a_class_is_enough(self, tmp_path: Path) -> None:
-        for label in ("good", "dent"):
-            for index in range(2):
-                write(tmp_path / label / f"{index}.png", texture(f"{label}{index}"))
-        names = {"0": {"good": ["0.png"], "dent": ["0.png"]}, "1": {"good": ["1.png"], "dent": ["1.png"]}}
-        data = read_data(tmp_path, folds=write_folds(tmp_path / "folds.json", names), fold=1)
-        assert [sample.path.parent.name for sample in data.test] == ["good", "dent"]
-
-
 class TestDigest:
     def test_it_moves_with_the_folder(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "a", train={"good": 2, "dent": 1}, test={"good": 1})
@@ -377,51 +261,3 @@ class TestDigest:
         else:
             (root / "train" / "good" / "t000.png").unlink()
         assert read_data(root).digest != digest
-
-
-class TestElpv:
-    def package(self, root: Path, count: int = 480) -> Path:
-        rng = np.random.default_rng(0)
-        kinds = ["mono"] * (count // 2) + ["poly"] * (count - count // 2)
-        thirds = ["0.0", "0.3333333333333333", "0.6666666666666666", "1.0"]
-        lines = [
-            f"images/cell{index + 1:04d}.png  {rng.choice(thirds, p=[0.5, 0.1, 0.1, 0.3])}   {kind}"
-            for index, kind in enumerate(kinds)
-        ]
-        (root / "labels.csv").write_text("\n".join(lines) + "\n")
-        return root
-
-    def test_a_quarter_in_blocks_of_neighbours_of_both_kinds(self, tmp_path: Path) -> None:
-        sources = read_elpv(self.package(tmp_path, 960))
-        sides = [source.side for source in sources]
-        assert sides.count("test") == 240
-        assert sum(one != other for one, other in pairwise(sides)) <= 2 * 240 / 48
-        assert 48 <= sides[:480].count("test") <= 192
-        assert [source.side for source in read_elpv(tmp_path)] == sides
-
-    def test_soft_labels(self, tmp_path: Path) -> None:
-        sources = read_elpv(self.package(tmp_path))
-        assert {source.defect_probability for source in sources} == {0.0, 1 / 3, 2 / 3, 1.0}
-        assert all((source.label == "defect") == (source.defect_probability >= 0.5) for source in sources)
-
-    def test_another_list_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "labels.csv").write_text("images/cell0001.png,1.0,mono\n")
-        with pytest.raises(DataError, match="install it again"):
-            read_elpv(tmp_path)
-
-    def test_folds_do_not_go_with_it(self, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match="held-out quarter"):
-            read_data("elpv", folds=tmp_path / "folds.json", fold=0)
-
-    @pytest.mark.slow
-    def test_the_real_package(self) -> None:
-        pytest.importorskip("elpv_dataset")
-        data = read_data("elpv")
-        assert len(data.train) + len(data.test) == 2624
-        assert 0.2 < len(data.test) / 2624 < 0.26
-        assert data.classes == ("good", "defect")
-        ambiguous = [sample for sample in (*data.train, *data.test) if sample.is_ambiguous]
-        assert len(ambiguous) == 295
-        assert not any(sample.is_defect for sample in ambiguous)
-        rates = [np.mean([sample.is_defect for sample in side]) for side in (data.train, data.test)]
-        assert abs(rates[0] - rates[1]) < 0.08

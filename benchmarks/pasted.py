@@ -1,0 +1,74 @@
+"""Real defects, cut out of their own frames and put on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Grey = NDArray[np.uint8]
+# Of its own surroundings, what is cut out with a defect, in px.
+_MARGIN = 6
+
+
+class PastedDefects:
+    """Defects of the test part of a folder in the MVTec layout whose side, that of a square of the same area, is in
+    ``smallest``..``largest`` px; every second one from ``first`` (0 or 1), so that two users share none.
+    """
+
+    def __init__(self, root: Path, *, smallest: float, largest: float, first: int) -> None:
+        self._defects = []
+        for path in sorted((root / "test").glob("*/*"))[first::2]:
+            mask_path = root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+            if path.parent.name == "good" or not mask_path.is_file():
+                continue
+            mask = (read_grey(mask_path) > 0).astype(np.uint8)
+            if smallest <= float(mask.sum()) ** 0.5 <= largest:
+                x, y, across, down = cv2.boundingRect(mask)
+                top, left = max(0, y - _MARGIN), max(0, x - _MARGIN)
+                window = np.s_[top : y + down + _MARGIN, left : x + across + _MARGIN]
+                self._defects.append((read_grey(path)[window], mask[window]))
+        if not self._defects:
+            raise SystemExit(f"{root} has no defects of {smallest:.0f} to {largest:.0f} px with masks")
+
+    def paste(self, frame: Grey, rng: np.random.Generator, border: int = 8) -> tuple[Grey, Grey]:
+        """The frame with one defect at its own size, ``border`` px away from the edge, and its mask (0 or 1)."""
+        fitting = [
+            one
+            for one in self._defects
+            if all(p + 2 * border < e for p, e in zip(one[1].shape, frame.shape, strict=True))
+        ]
+        picture, shape = fitting[int(rng.integers(len(fitting)))]
+        y, x = (
+            int(rng.integers(border, edge - part - border)) for edge, part in zip(frame.shape, shape.shape, strict=True)
+        )
+        window = np.s_[y : y + shape.shape[0], x : x + shape.shape[1]]
+        # The difference from the defect's own surroundings is what is carried over, softly at its edge.
+        alpha = cv2.GaussianBlur(cv2.dilate(shape, np.ones((3, 3), np.uint8)).astype(np.float32), (0, 0), 1.0)
+        around = float(np.median(picture[shape == 0]))
+        result, mask = frame.copy(), np.zeros_like(frame)
+        changed = frame[window] + alpha * (picture.astype(np.float32) - around)
+        result[window] = np.clip(np.rint(changed), 0, 255)
+        mask[window] = shape
+        return result, mask
+
+
+def read_grey(path: Path) -> Grey:
+    """A picture in grey, uint8 ``[H, W]``."""
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise SystemExit(f"{path} is no picture")
+    return np.asarray(picture, np.uint8)
+
+
+def write_frame(root: Path, part: str, label: str, name: str, frame: Grey, mask: Grey | None) -> None:
+    """One frame, and its mask (0 or 1) if it has one, where the MVTec layout wants them."""
+    path = root / part / label / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), frame)
+    if mask is not None:
+        mask_path = root / "ground_truth" / label / f"{name}_mask.png"
+        mask_path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(mask_path), mask * 255)

@@ -1,0 +1,61 @@
+"""The packaged solar cells: how their list is read, and how they are cut."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.data import read_data
+from training.elpv import read_elpv
+from vision.errors import DataError, SettingsError
+
+
+class TestElpv:
+    def package(self, root: Path, count: int = 480) -> Path:
+        rng = np.random.default_rng(0)
+        kinds = ["mono"] * (count // 2) + ["poly"] * (count - count // 2)
+        thirds = ["0.0", "0.3333333333333333", "0.6666666666666666", "1.0"]
+        lines = [
+            f"images/cell{index + 1:04d}.png  {rng.choice(thirds, p=[0.5, 0.1, 0.1, 0.3])}   {kind}"
+            for index, kind in enumerate(kinds)
+        ]
+        (root / "labels.csv").write_text("\n".join(lines) + "\n")
+        return root
+
+    def test_a_quarter_in_blocks_of_neighbours_of_both_kinds(self, tmp_path: Path) -> None:
+        sources = read_elpv(self.package(tmp_path, 960))
+        sides = [source.side for source in sources]
+        assert sides.count("test") == 240
+        assert sum(one != other for one, other in pairwise(sides)) <= 2 * 240 / 48
+        assert 48 <= sides[:480].count("test") <= 192
+        assert [source.side for source in read_elpv(tmp_path)] == sides
+
+    def test_soft_labels(self, tmp_path: Path) -> None:
+        sources = read_elpv(self.package(tmp_path))
+        assert {source.defect_probability for source in sources} == {0.0, 1 / 3, 2 / 3, 1.0}
+        assert all((source.label == "defect") == (source.defect_probability >= 0.5) for source in sources)
+
+    def test_another_list_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("images/cell0001.png,1.0,mono\n")
+        with pytest.raises(DataError, match="install it again"):
+            read_elpv(tmp_path)
+
+    def test_folds_do_not_go_with_it(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="held-out quarter"):
+            read_data("elpv", folds=tmp_path / "folds.json", fold=0)
+
+    @pytest.mark.slow
+    def test_the_real_package(self) -> None:
+        pytest.importorskip("elpv_dataset")
+        data = read_data("elpv")
+        assert len(data.train) + len(data.test) == 2624
+        assert 0.2 < len(data.test) / 2624 < 0.26
+        assert data.classes == ("good", "defect")
+        ambiguous = [sample for sample in (*data.train, *data.test) if sample.is_ambiguous]
+        assert len(ambiguous) == 295
+        assert not any(sample.is_defect for sample in ambiguous)
+        rates = [np.mean([sample.is_defect for sample in side]) for side in (data.train, data.test)]
+        assert abs(rates[0] - rates[1]) < 0.08
