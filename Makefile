@@ -8,6 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Exists once the environment is complete, and is older than what it was made from when it is not.
 STAMP := .venv/installed
+# Files of tests that run side by side; each takes up to 2 GB.
+WORKERS ?= 2
+TESTS = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # Threads that wait actively for a core that another process holds make torch ten times slower on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -31,10 +34,10 @@ demo: $(STAMP)  ## The whole river on real solar cells: train, export, evaluate,
 	exec $(BIN)/python -m defectlens demo --out demo --json
 
 test: $(STAMP)  ## Every test; some train models and start servers.
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: lint  ## Format, lint, types, layers, generated code and the fast tests; under 3 minutes.
-	$(BIN)/python -m pytest -m 'not slow'
+	$(TESTS) -m 'not slow'
 
 lint: $(STAMP) protos-check
 	$(BIN)/ruff format --check .

@@ -111,6 +111,25 @@ class FrameStore:
         return frame, mask_at_input(sample.mask, self._spec)
 
 
+class Joined:
+    """Several stores as one."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._places = [(store, index) for store in stores for index in range(len(store))]
+        self.samples = tuple(sample for store in stores for sample in store.samples)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As of the store that it comes from."""
+        store, place = self._places[index]
+        return store[place]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The same pictures in every epoch: these are stores of whole frames."""
+
+
 def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:
     """Where the surely good frames of several stores are."""
     return [

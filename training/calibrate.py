@@ -21,6 +21,7 @@ from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
 from training.synthesis import add_defect_in
+from vision.calibration.choose import Classes
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
 from vision.calibration.probability import ClassCalibration
@@ -51,13 +52,46 @@ class Calibration:
     class_calibration: ClassCalibration | None = None
 
 
-def calibrate(
-    detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore, *, good_stand_for: int = 1
-) -> Calibration:
-    """Set the detector's combination and find the operating point.
+@dataclass(frozen=True)
+class Fitted:
+    """What validation frames say: the weight of the mask signal in the detector's combination, what makes probabilities
+    of class logits (None where labels are too few), class thresholds, and the pixel threshold with how it was chosen.
+    """
+
+    mask_weight: float
+    probabilities: ClassCalibration | None
+    classes: Classes
+    pixel_threshold: float | None
+    pixel_source: str
+
+
+def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore, *, good_stand_for: int = 1) -> Fitted:
+    """Set the detector's combination, and find what else is chosen on validation frames.
 
     Args:
         good_stand_for: of how many good images each good one of ``validation`` was taken (``Split.good_stand_for``).
+    """
+    config = detector.config
+    if config.good_class is None:
+        logits = _logits(detector, validation)
+        return Fitted(0.0, fit_probabilities(config, logits, validation.samples), Classes({}), None, "")
+    weight = _combine(detector, recipe, validation)
+    rows = list(_rows(detector, validation))
+    threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
+    if threshold is None and recipe.synthetic:
+        damaged = _Damaged(validation, config.good_class, config.piece)
+        threshold, source = (
+            _pixel_threshold(list(_rows(detector, damaged))),
+            "best pixel F1 on validation frames with synthetic defects",
+        )
+    logits = np.array([row.logits for row in rows])
+    probabilities = fit_probabilities(config, logits, validation.samples, good_stand_for=good_stand_for)
+    classes = class_policy(config, probabilities, logits, validation.samples)
+    return Fitted(weight, probabilities, classes, threshold, source)
+
+
+def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Calibration:
+    """Find the operating point.
 
     Raises:
         DataError: the model has a good class, but no good image was left for calibration.
@@ -68,22 +102,13 @@ def calibrate(
             "The training data hold no good part: the model tells defect classes apart and has no anomaly score; it "
             "can reject or send to review, but never pass a part."
         )
-        found = fit_probabilities(detector.config, _logits(detector, validation), validation.samples)
-        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {}, found)
+        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {}, fitted.probabilities)
     if not any(sample.label == good for sample in calibration.samples):
         raise DataError("no good image is left for calibration; at least 8 good training images are needed")
-    weight = _combine(detector, recipe, validation)
-    rows = list(_rows(detector, validation))
-    threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
-    if threshold is None and recipe.synthetic:
-        threshold = _pixel_threshold(list(_rows(detector, _Damaged(validation, good, detector.config.piece))))
-        source = "best pixel F1 on validation frames with synthetic defects"
-    logits = np.array([row.logits for row in rows])
-    probabilities = fit_probabilities(detector.config, logits, validation.samples, good_stand_for=good_stand_for)
+    probabilities = fitted.probabilities
     images = _scored(detector, calibration, probabilities)
-    classes = class_policy(detector.config, probabilities, logits, validation.samples)
-    point = default_point(images, classes, threshold, source, calibration.samples)
-    figures: dict[str, Any] = {"mask_weight": weight, "calibration_images": len(images)}
+    point = default_point(images, fitted.classes, fitted.pixel_threshold, fitted.pixel_source, calibration.samples)
+    figures: dict[str, Any] = {"mask_weight": fitted.mask_weight, "calibration_images": len(images)}
     if probabilities is not None:
         figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
     scores = tuple(float(score) for score in np.sort(images.scores))

@@ -64,7 +64,7 @@ class Trainer:
     Args:
         detector: with pretrained backbone weights.
         frames: training frames of one epoch after another.
-        validation: what each epoch is measured on; never test images.
+        validation: what each epoch is measured on; never test images. None: the last epoch is the best.
         run: folder for checkpoints and TensorBoard logs.
     """
 
@@ -74,7 +74,7 @@ class Trainer:
         recipe: Recipe,
         options: TrainOptions,
         store: Store,
-        validation: Validation,
+        validation: Validation | None,
         run: Path,
         accelerator: Accelerator,
     ) -> None:
@@ -135,7 +135,9 @@ class Trainer:
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
         losses = {name: value / max(1, step - progress.step) for name, value in sums.items()}
-        figure, figures = self._validation.measure(self.detector, self._accelerator)
+        figure, figures = float(epoch), dict[str, float]()
+        if self._validation is not None:
+            figure, figures = self._validation.measure(self.detector, self._accelerator)
         for name, value in {**{f"loss/{key}": value for key, value in losses.items()}, **figures}.items():
             writer.add_scalar(name, value, step)
         better = figure >= progress.best

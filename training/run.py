@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,19 +16,19 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from training import checkpoint
-from training.batches import FrameStore, draws
+from training.batches import FrameStore
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, frame_shapes
 from training.drift import drift_reference
-from training.loop import Trainer, make_accelerator, parameters
+from training.loop import make_accelerator, parameters
 from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.resources import peak_mib
+from training.rounds import Rounds
 from training.splits import split
 from training.subspace import fit_subspace
 from training.tile_choice import plan_tiles, survey
-from training.tiles import pieces, training_store
-from training.validate import Validation
+from training.tiles import pieces
 from vision.bundle import Manifest
 from vision.console import plain, say
 from vision.drift.reference import REFERENCE, Reference, read_reference, write_reference
@@ -125,32 +124,26 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
             ("calibration", surely_good),
         )
     }
-    validation = Validation(stores["validation"], config, recipe, options.seed)
-    training = training_store(stores["train"], config, options.seed, cuts=plan.cuts)
-    trainer = Trainer(detector, recipe, options, training, validation, out, accelerator)
-    progress = trainer.fit(resume=resume)
-    if recipe.tune_backbone and not plan.cuts:
-        # Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much
-        # (Elkan, The Foundations of Cost-Sensitive Learning, 2001). How rare a class of a few images is, nobody knows.
-        often = draws([sample.label for sample in parts.train])
-        detector.readout.lower([math.log(often.get(name, 1.0)) for name in config.classes])
-
-    # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
-    # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
-    fit_subspace(detector, pieces([stores["train"]], config))
-    outcome = calibrate(
+    rounds = Rounds(
         detector,
         recipe,
-        stores["validation"],
-        stores["calibration"],
+        options,
+        stores,
+        accelerator,
+        cuts=plan.cuts,
         good_stand_for=parts.good_stand_for(data.good_class),
+        run=out,
     )
+    learned = rounds.learn(resume=resume)
+    # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
+    # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
+    outcome = calibrate(detector, learned.fitted, stores["calibration"])
     fit_subspace(detector, pieces(list(stores.values()), config), again=True)
     figures = {
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
-        "validation": progress.best,
-        "training_seconds": progress.seconds,
+        "best_epoch": learned.best_epoch,
+        "epochs": learned.epochs,
+        "validation": learned.validation,
+        "training_seconds": learned.seconds,
         "seconds": time.monotonic() - started,
         "cpu_seconds": time.process_time() - used,
         "peak_mib": peak_mib(),

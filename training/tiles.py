@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batches import FrameStore, Store
+from training.batches import Store
 from training.data import Sample
 from training.masks import Blob, find_blobs
 from vision.console import say
@@ -45,14 +45,14 @@ class _Place:
 
 
 class TileStore:
-    """Tiles of training frames, drawn anew for every epoch: another ``FrameStore`` for those who train.
+    """Tiles of training frames, drawn anew for every epoch: another ``Store`` for those who train.
 
     Frames with a defect and its mask give tiles around the defect, which keep its label, and tiles without any of it,
     which are good ones. Good frames give a bounded number of tiles from anywhere. A defect without a mask could be
     anywhere in its frame: such frames give none.
     """
 
-    def __init__(self, frames: FrameStore, grid: TileGrid, good: str, seed: int) -> None:
+    def __init__(self, frames: Store, grid: TileGrid, good: str, seed: int) -> None:
         self._frames, self._grid, self._good, self._seed = frames, grid, good, seed
         self._blobs = {
             index: find_blobs(frames[index][1])
@@ -121,7 +121,7 @@ class TileStore:
 class GridTiles:
     """The tiles of the surely good frames of a store, as the model cuts them."""
 
-    def __init__(self, frames: FrameStore, grid: TileGrid, good: str) -> None:
+    def __init__(self, frames: Store, grid: TileGrid, good: str) -> None:
         self._frames, self._grid = frames, grid
         self._places = [
             _Place(index, top, left)
@@ -143,7 +143,7 @@ class GridTiles:
         """The same in every epoch."""
 
 
-def training_store(frames: FrameStore, config: ModelConfig, seed: int, *, cuts: bool) -> Store:
+def training_store(frames: Store, config: ModelConfig, seed: int, *, cuts: bool) -> Store:
     """What training shows: tiles of the frames where they are cut, else the frames.
 
     Raises:
@@ -160,13 +160,13 @@ def training_store(frames: FrameStore, config: ModelConfig, seed: int, *, cuts: 
     return store
 
 
-def pieces(stores: Sequence[FrameStore], config: ModelConfig) -> list[Store]:
+def pieces(stores: Sequence[Store], config: ModelConfig) -> list[Store]:
     """Good frames as the model looks at them: tile by tile, or whole."""
     grid, good = config.tiles, config.good_class
     return [store if grid is None or good is None else GridTiles(store, grid, good) for store in stores]
 
 
-def _cut(frames: FrameStore, place: _Place, grid: TileGrid) -> tuple[Pixels, Pixels]:
+def _cut(frames: Store, place: _Place, grid: TileGrid) -> tuple[Pixels, Pixels]:
     frame, mask = frames[place.frame]
     window = np.s_[place.top : place.top + grid.tile_height, place.left : place.left + grid.tile_width]
     return np.ascontiguousarray(frame[window]), np.ascontiguousarray(mask[window])

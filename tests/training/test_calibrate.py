@@ -11,10 +11,10 @@ import torch
 
 from tests.images import make_folder
 from training.batches import FrameStore
-from training.calibrate import SYNTHETIC_MASK_WEIGHT, calibrate
+from training.calibrate import SYNTHETIC_MASK_WEIGHT, Calibration, calibrate, fit_on_validation
 from training.data import read_data
 from training.default_point import fit_probabilities
-from training.options import TrainOptions, choose_recipe
+from training.options import Recipe, TrainOptions, choose_recipe
 from training.splits import split
 from training.subspace import fit_subspace
 from vision.decision import decide
@@ -41,9 +41,13 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
     return Detector(config), recipe, *stores
 
 
+def calibrated(detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore) -> Calibration:
+    return calibrate(detector, fit_on_validation(detector, recipe, validation), calibration)
+
+
 def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_path: Path, options: TrainOptions) -> None:
     detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), options)
-    outcome = calibrate(detector, recipe, validation, calibration)
+    outcome = calibrated(detector, recipe, validation, calibration)
     scores, point = np.array(outcome.scores), outcome.point
     assert list(scores) == sorted(scores)
     assert len(scores) == len(calibration)
@@ -62,7 +66,7 @@ def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_pat
 
 def test_without_masks_synthetic_defects_choose_the_pixel_threshold(tmp_path: Path, options: TrainOptions) -> None:
     detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 240}), options)
-    first, again = (calibrate(detector, recipe, validation, calibration).point for _ in range(2))
+    first, again = (calibrated(detector, recipe, validation, calibration).point for _ in range(2))
     assert first == again
     assert first.pixel_threshold != first.image_threshold
     assert "best pixel F1 on validation frames with synthetic defects" in first.evidence
@@ -72,7 +76,7 @@ def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, option
     everything = replace(options, reconstruction=True)
     detector, recipe, validation, calibration = _parts(make_folder(tmp_path, train={"good": 60}), everything)
     fit_subspace(detector, [calibration])
-    calibrate(detector, recipe, validation, calibration)
+    calibrated(detector, recipe, validation, calibration)
     frames = torch.from_numpy(np.stack([validation[index][0] for index in range(len(validation))]))
     for alone in torch.eye(3):
         detector.map_weight.copy_(alone)
@@ -88,7 +92,7 @@ def test_real_defects_choose_the_weight_of_the_mask_signal(tmp_path: Path, optio
     assert not recipe.reconstruction
     both = replace(recipe, reconstruction=True)
     detector = Detector(replace(detector.config, reconstruction=True))
-    outcome = calibrate(detector, both, validation, calibration)
+    outcome = calibrated(detector, both, validation, calibration)
     assert outcome.figures["mask_weight"] in (0.0, 0.5, 1.0, 2.0)
     assert "best pixel F1 on validation masks" in outcome.point.evidence
 
@@ -96,7 +100,7 @@ def test_real_defects_choose_the_weight_of_the_mask_signal(tmp_path: Path, optio
 def test_labelled_defects_make_probabilities_and_class_thresholds(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path, train={"good": 300, "crack": 70, "fray": 40}, values={"fray": 0})
     detector, recipe, validation, calibration = _parts(root, options)
-    outcome = calibrate(detector, recipe, validation, calibration)
+    outcome = calibrated(detector, recipe, validation, calibration)
     found, point = outcome.class_calibration, outcome.point
     assert found is not None
     assert found.images == len(validation)
@@ -131,7 +135,7 @@ def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, option
 
 def test_a_model_without_good_parts_gets_no_anomaly_thresholds(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path, train={"crack": 20, "fray": 20})
-    outcome = calibrate(*_parts(root, options))
+    outcome = calibrated(*_parts(root, options))
     assert outcome.point.image_threshold is None
     assert outcome.scores == ()
     assert decide(outcome.point, None, "crack", 0.99)[0] is Verdict.REJECT
@@ -141,4 +145,4 @@ def test_a_model_without_good_parts_gets_no_anomaly_thresholds(tmp_path: Path, o
 def test_no_good_image_for_calibration_is_an_error(tmp_path: Path, options: TrainOptions) -> None:
     detector, recipe, validation, _ = _parts(make_folder(tmp_path, train={"good": 60}), options)
     with pytest.raises(DataError, match="no good image is left for calibration"):
-        calibrate(detector, recipe, validation, FrameStore((), _SPEC))
+        calibrated(detector, recipe, validation, FrameStore((), _SPEC))

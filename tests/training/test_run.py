@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 
 from tests.images import make_folder
 from training import data as data_module
-from training.batches import FrameStore
+from training.batches import FrameStore, Store, TrainingFrames
 from training.data import read_data
-from training.loop import Trainer
+from training.loop import LAST, Trainer
 from training.options import TrainOptions, choose_recipe
+from training.rounds import SECOND
 from training.run import Run, load_run, train_run
 from training.splits import split
 from vision.errors import InputError, SettingsError, TrainingError
@@ -82,10 +84,10 @@ def test_class_logits_know_how_rare_a_class_is_where_it_has_many_images(
     lowered: list[list[float]] = []
     monkeypatch.setattr(AdditiveReadout, "lower", lambda _, logits: lowered.append(logits))
     _train(make_folder(tmp_path / "data", train={"good": 160, "crack": cracks}), options, tmp_path / "run")
+    good, crack = np.sum(lowered, axis=0)  # of both rounds, and what the second began with
     if cracks == 5:
-        assert not lowered
+        assert (good, crack) == (0, 0)
         return
-    [[good, crack]] = lowered
     assert crack > 0 > good
     assert crack - good == pytest.approx(0.5 * np.log(2), abs=0.2)  # drawn by the root of their number
 
@@ -116,6 +118,60 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+
+
+@pytest.mark.slow
+def test_the_second_round_learns_from_validation_images_and_never_from_calibration(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[set[str]] = []
+    real = TrainingFrames.__init__
+
+    def watched(self: TrainingFrames, store: Store, *others: Any) -> None:
+        taught.append({sample.content for sample in store.samples})
+        real(self, store, *others)
+
+    monkeypatch.setattr(TrainingFrames, "__init__", watched)
+    root = make_folder(tmp_path / "data", train={"good": 60, "crack": 60})
+    seen = _train(root, replace(options, epochs=1), tmp_path / "run").seen
+    assert seen is not None
+    assert taught == [seen["train"], seen["train"] | seen["validation"]]
+    assert seen["validation"]
+    assert not taught[1] & seen["calibration"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [{"good": 24}, {"good": 60, "crack": 5}], ids=["good images", "few defects"])
+def test_without_many_labels_there_is_one_round(tmp_path: Path, options: TrainOptions, labels: dict[str, int]) -> None:
+    _train(make_folder(tmp_path / "data", train=labels), replace(options, epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run" / SECOND).exists()
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_its_second_round_ends_as_one_that_was_not(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "data", train={"good": 40, "crack": 48})
+    longer = replace(options, epochs=4)
+    whole = _train(root, longer, tmp_path / "whole")
+    real = Trainer._epoch
+
+    def interrupted(self: Trainer, progress, writer):  # type: ignore[no-untyped-def]
+        if (tmp_path / "parts" / SECOND / LAST).is_file():
+            raise KeyboardInterrupt
+        return real(self, progress, writer)
+
+    monkeypatch.setattr(Trainer, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(root, longer, tmp_path / "parts")
+    monkeypatch.setattr(Trainer, "_epoch", real)
+    parts = _train(root, longer, tmp_path / "parts", resume=True)
+    assert whole.figures["epochs"] == parts.figures["epochs"] == 6
+    assert whole.manifest.operating_point == parts.manifest.operating_point
+    for (name, value), other in zip(
+        whole.detector.state_dict().items(), parts.detector.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Learning in two rounds: from the training images, and once everything is chosen, from the validation images as well.
+
+Where labelled defects teach the whole network, the parts that they were seen on are few, and those of validation are
+missed: on new parts their absence costs more than anything that validation chooses (docs/decisions/0033).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from training.batches import FrameStore, Joined, Store, draws
+from training.calibrate import Fitted, fit_on_validation
+from training.loop import Trainer
+from training.options import Recipe, TrainOptions
+from training.subspace import fit_subspace
+from training.tiles import pieces, training_store
+from training.validate import Validation
+from vision.console import say
+from vision.model.detector import Detector
+
+SECOND = "second"
+# Epochs of the second round for one of the first: it adds a few parts to what is known already.
+_EPOCHS = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """``fitted`` on validation frames before the model learned from them; ``best_epoch`` and ``validation`` (its
+    figure) are of the first round, ``epochs`` and ``seconds`` of both.
+    """
+
+    fitted: Fitted
+    best_epoch: int
+    validation: float
+    epochs: int
+    seconds: float
+
+
+class Rounds:
+    """Both rounds of one run.
+
+    Args:
+        stores: ``train`` and ``validation``.
+        cuts: training sees single tiles.
+        good_stand_for: see ``fit_on_validation``.
+        run: the run's folder; the second round has one in it.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        recipe: Recipe,
+        options: TrainOptions,
+        stores: Mapping[str, FrameStore],
+        accelerator: Accelerator,
+        *,
+        cuts: bool,
+        good_stand_for: int,
+        run: Path,
+    ) -> None:
+        self._detector, self._recipe, self._options = detector, recipe, options
+        self._train, self._validation = stores["train"], stores["validation"]
+        self._accelerator, self._cuts, self._run = accelerator, cuts, run
+        self._good_stand_for = good_stand_for
+
+    def learn(self, *, resume: bool) -> Learned:
+        """Train; what is there already is not done again with ``resume``.
+
+        Afterwards the detector has its combination and a subspace of all that it learned from.
+        """
+        detector, config = self._detector, self._detector.config
+        validation = Validation(self._validation, config, self._recipe, self._options.seed)
+        first = self._trainer(self._train, self._recipe, validation, self._run).fit(resume=resume)
+        too_high = self._shown_too_often(self._train)
+        detector.readout.lower(too_high)
+        fit_subspace(detector, pieces([self._train], config))
+        fitted = fit_on_validation(detector, self._recipe, self._validation, good_stand_for=self._good_stand_for)
+        if not self._has_more_to_learn():
+            return Learned(fitted, first.best_epoch, first.best, first.epoch, first.seconds)
+        detector.readout.lower([-logit for logit in too_high])
+        both = Joined([self._train, self._validation])
+        recipe = replace(self._recipe, epochs=max(1, round(_EPOCHS * self._recipe.epochs)))
+        say(f"everything is chosen: {recipe.epochs} more epochs, with the {len(self._validation)} validation images")
+        second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume)
+        detector.readout.lower(self._shown_too_often(both))
+        fit_subspace(detector, pieces([both], config))
+        if fitted.probabilities is not None:
+            source = "validation images, before the model learned from them as well"
+            fitted = replace(fitted, probabilities=replace(fitted.probabilities, source=source))
+        epochs, seconds = first.epoch + second.epoch, first.seconds + second.seconds
+        return Learned(fitted, first.best_epoch, first.best, epochs, seconds)
+
+    def _trainer(self, frames: Store, recipe: Recipe, validation: Validation | None, run: Path) -> Trainer:
+        config, options = self._detector.config, self._options
+        store = training_store(frames, config, options.seed, cuts=self._cuts)
+        return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator)
+
+    def _has_more_to_learn(self) -> bool:
+        labels = {sample.label for sample in self._validation.samples}
+        return self._recipe.tune_backbone and bool(labels - {self._detector.config.good_class})
+
+    def _shown_too_often(self, frames: Store) -> list[float]:
+        """Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much
+        (Elkan, The Foundations of Cost-Sensitive Learning, 2001). How rare a class of a few images is, nobody knows.
+        """
+        config = self._detector.config
+        if not self._recipe.tune_backbone or self._cuts:
+            return [0.0] * len(config.classes)
+        often = draws([sample.label for sample in frames.samples])
+        return [math.log(often.get(name, 1.0)) for name in config.classes]
