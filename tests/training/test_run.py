@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.images import make_folder
 from training import data as data_module
 from training.batches import FrameStore, Store, TrainingFrames
 from training.data import read_data
-from training.loop import LAST, Trainer
+from training.loop import LAST, Progress, Trainer
 from training.options import TrainOptions, choose_recipe
 from training.rounds import SECOND
 from training.run import Run, load_run, train_run
@@ -27,6 +28,18 @@ from vision.model.readout import AdditiveReadout
 
 def _train(root: Path, options: TrainOptions, out: Path, *, resume: bool = False) -> Run:
     return train_run(read_data(root), options, out, resume=resume)
+
+
+def _stop(monkeypatch: pytest.MonkeyPatch, when: Callable[[Progress], bool]) -> None:
+    """Interrupt a training before an epoch."""
+    real = Trainer._epoch
+
+    def interrupted(self: Trainer, progress: Progress, writer: Any) -> Progress:
+        if when(progress):
+            raise KeyboardInterrupt
+        return real(self, progress, writer)
+
+    monkeypatch.setattr(Trainer, "_epoch", interrupted)
 
 
 def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -> None:
@@ -100,17 +113,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     longer = replace(options, epochs=3)
     _train(root, longer, tmp_path / "whole")
 
-    real = Trainer._epoch
-
-    def interrupted(self: Trainer, progress, writer):  # type: ignore[no-untyped-def]
-        if progress.epoch == 2:
-            raise KeyboardInterrupt
-        return real(self, progress, writer)
-
-    monkeypatch.setattr(Trainer, "_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+        _stop(until, lambda progress: progress.epoch == 2)
         _train(root, longer, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "_epoch", real)
     with pytest.raises(InputError, match="has not finished; go on with"):
         load_run(tmp_path / "parts")
     _train(root, longer, tmp_path / "parts", resume=True)
@@ -154,17 +159,9 @@ def test_a_run_stopped_in_its_second_round_ends_as_one_that_was_not(
     root = make_folder(tmp_path / "data", train={"good": 40, "crack": 48})
     longer = replace(options, epochs=4)
     whole = _train(root, longer, tmp_path / "whole")
-    real = Trainer._epoch
-
-    def interrupted(self: Trainer, progress, writer):  # type: ignore[no-untyped-def]
-        if (tmp_path / "parts" / SECOND / LAST).is_file():
-            raise KeyboardInterrupt
-        return real(self, progress, writer)
-
-    monkeypatch.setattr(Trainer, "_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+        _stop(until, lambda _: (tmp_path / "parts" / SECOND / LAST).is_file())
         _train(root, longer, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "_epoch", real)
     parts = _train(root, longer, tmp_path / "parts", resume=True)
     assert whole.figures["epochs"] == parts.figures["epochs"] == 6
     assert whole.manifest.operating_point == parts.manifest.operating_point
