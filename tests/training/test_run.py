@@ -113,9 +113,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     longer = replace(options, epochs=3)
     _train(root, longer, tmp_path / "whole")
 
-    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as until:
         _stop(until, lambda progress: progress.epoch == 2)
-        _train(root, longer, tmp_path / "parts")
+        with pytest.raises(KeyboardInterrupt):
+            _train(root, longer, tmp_path / "parts")
     with pytest.raises(InputError, match="has not finished; go on with"):
         load_run(tmp_path / "parts")
     _train(root, longer, tmp_path / "parts", resume=True)
@@ -159,9 +160,10 @@ def test_a_run_stopped_in_its_second_round_ends_as_one_that_was_not(
     root = make_folder(tmp_path / "data", train={"good": 40, "crack": 48})
     longer = replace(options, epochs=4)
     whole = _train(root, longer, tmp_path / "whole")
-    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as until:
         _stop(until, lambda _: (tmp_path / "parts" / SECOND / LAST).is_file())
-        _train(root, longer, tmp_path / "parts")
+        with pytest.raises(KeyboardInterrupt):
+            _train(root, longer, tmp_path / "parts")
     parts = _train(root, longer, tmp_path / "parts", resume=True)
     assert whole.figures["epochs"] == parts.figures["epochs"] == 6
     assert whole.manifest.operating_point == parts.manifest.operating_point
