@@ -1,8 +1,9 @@
 """After training: how the localizer's signals are combined, what the class scores are worth, and where thresholds lie.
 
 The combination, the class probabilities and the class thresholds are chosen on validation frames, the thresholds on the
-anomaly score on calibration frames; none ever sees a test image. That the class thresholds stand before the calibration
-frames are looked at is what their bound rests on.
+anomaly score on calibration frames; none ever sees a test image. Between the two the model may learn from the
+validation frames as well (``training.rounds``). That the class thresholds stand before the calibration frames are
+looked at is what their bound rests on.
 """
 
 from __future__ import annotations
