@@ -108,7 +108,8 @@ class PageBeside:
         with self._lock:
             if self._stopping.is_set():
                 return 0.0, 0
-            process = self._process = subprocess.Popen(  # noqa: S603
+            # In a session of its own: Ctrl-C is the server's, which ends the page when it is done.
+            process = self._process = guard.start(
                 [sys.executable, "-m", "defectlens", "inspector", "--listen-on", str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -117,10 +118,8 @@ class PageBeside:
                 errors="replace",
                 env=os.environ | environment,
                 pass_fds=(number,),
-                start_new_session=True,  # Ctrl-C is the server's, which ends the page when it is done
             )
         os.setpriority(os.PRIO_PROCESS, process.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
-        guard.add(process.pid)
         _log.info(Event("inspector", pid=process.pid, port=self.port))
         for line in process.stderr or ():
             _log.info(Event("inspector_says", message=line.rstrip()))

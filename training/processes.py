@@ -59,15 +59,9 @@ class Children:
     def start(self, command: Sequence[str | Path], *, stdout: IO[bytes], stderr: IO[bytes] | None = None) -> Process:
         """Start a command without input. ``stderr`` None means that of this process."""
         with self._shield():
-            process = subprocess.Popen(  # noqa: S603
-                [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            words = [str(word) for word in command]
+            process = self._guard.start(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
             self._running.append(process)
-            self._guard.add(process.pid)
         return process
 
     def run(self, command: Sequence[str | Path]) -> str:

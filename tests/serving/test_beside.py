@@ -56,7 +56,8 @@ def test_the_page_comes_back_and_the_server_never_notices(bundle: Path, tmp_path
     log = tmp_path / "log"
     options = ("--audit", str(tmp_path / "audit"), "--inspector", "--inspector-port", "0", "--admin", "127.0.0.1:0")
     with serving(bundle, log, *options) as (address, process), InspectionClient(address) as client:
-        (first, port), *_ = pages(log)
+        wait_for(lambda: bool(pages(log)))
+        [(first, port)] = pages(log)
         wait_for(lambda: answers(port))
         assert os.getpriority(os.PRIO_PROCESS, first) > os.getpriority(os.PRIO_PROCESS, process.pid)
         os.kill(first, signal.SIGKILL)
