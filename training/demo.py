@@ -19,7 +19,7 @@ from vision.console import exits_cleanly, finish, json_option, say
 from vision.errors import DefectLensError, ParityError, SettingsError
 from vision.parity import SCORE_TOLERANCE
 
-# Chosen for two CPU cores: everything together stays below 8 minutes there.
+# Chosen for two CPU cores: everything together takes some ten minutes there.
 TRAIN_OPTIONS: dict[str, str] = {"--size": "160", "--epochs": "4", "--seed": "0"}
 
 _SERVER_START_S = 120.0
