@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Grey = NDArray[np.uint8]
 # Of its own surroundings, what is cut out with a defect, in px.
 _MARGIN = 6
+# A defect lies at least so far from the edge of the frame that it is put on, in px.
+_BORDER = 8
 
 
 class PastedDefects:
@@ -33,16 +35,17 @@ class PastedDefects:
         if not self._defects:
             raise SystemExit(f"{root} has no defects of {smallest:.0f} to {largest:.0f} px with masks")
 
-    def paste(self, frame: Grey, rng: np.random.Generator, border: int = 8) -> tuple[Grey, Grey]:
-        """The frame with one defect at its own size, ``border`` px away from the edge, and its mask (0 or 1)."""
+    def paste(self, frame: Grey, rng: np.random.Generator) -> tuple[Grey, Grey]:
+        """The frame with one defect at its own size, ``_BORDER`` px or more from the edge, and its mask (0 or 1)."""
         fitting = [
             one
             for one in self._defects
-            if all(p + 2 * border < e for p, e in zip(one[1].shape, frame.shape, strict=True))
+            if all(p + 2 * _BORDER < e for p, e in zip(one[1].shape, frame.shape, strict=True))
         ]
         picture, shape = fitting[int(rng.integers(len(fitting)))]
         y, x = (
-            int(rng.integers(border, edge - part - border)) for edge, part in zip(frame.shape, shape.shape, strict=True)
+            int(rng.integers(_BORDER, edge - part - _BORDER))
+            for edge, part in zip(frame.shape, shape.shape, strict=True)
         )
         window = np.s_[y : y + shape.shape[0], x : x + shape.shape[1]]
         # The difference from the defect's own surroundings is what is carried over, softly at its edge.

@@ -88,7 +88,7 @@ class Rounds:
         say(f"everything is chosen: {recipe.epochs} more epochs, with the {len(self._validation)} validation images")
         second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume)
         detector.readout.lower(self._shown_too_often(both))
-        fit_subspace(detector, pieces([both], config))
+        fit_subspace(detector, pieces([self._train, self._validation], config))
         if fitted.probabilities is not None:
             source = "validation images, before the model learned from them as well"
             fitted = replace(fitted, probabilities=replace(fitted.probabilities, source=source))
