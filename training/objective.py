@@ -28,19 +28,17 @@ class Objective(nn.Module):
     def __init__(self, detector: Detector, recipe: Recipe) -> None:
         super().__init__()
         self.detector = detector
-        self._recipe = recipe
         self.detector.backbone.requires_grad_(recipe.tune_backbone)
-        self._frozen = early_modules(detector.backbone) if recipe.tune_backbone else []
-        for module in self._frozen:
-            module.requires_grad_(False)
+        if recipe.tune_backbone:
+            for module in early_modules(detector.backbone):
+                module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Objective:
-        """Frozen layers stay in evaluation mode: their batch statistics are the ones that their weights know."""
+        """The backbone stays in evaluation mode, whether it is trained or not: the statistics of its normalisation are
+        those that its weights know, of a million pictures, and not of a batch that holds few parts.
+        """
         super().train(mode)
-        if not self._recipe.tune_backbone:
-            self.detector.backbone.eval()
-        for module in self._frozen:
-            module.eval()
+        self.detector.backbone.eval()
         return self
 
     def forward(self, batch: Batch, features: Sequence[Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:

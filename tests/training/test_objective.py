@@ -37,3 +37,24 @@ def test_evidence_is_asked_of_defects_whose_class_and_mask_are_known(
     batch.target[batch.target[:, 1:].sum(dim=1) > 0] = 0.0  # their class is not known any more
     _, found = objective(batch)
     assert float(found["evidence"]) == 0
+
+
+def test_training_changes_the_backbone_s_weights_and_not_the_statistics_of_its_normalisation(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    data = read_data(make_folder(tmp_path, train={"good": 20, "crack": 50}))
+    parts = split(data, 0)
+    recipe = choose_recipe(data, parts, options)
+    config = replace(BASE, height=64, width=96, classes=data.classes)
+    frames = TrainingFrames(FrameStore(parts.train, InputSpec(64, 96)), config, recipe, seed=4)
+    objective = Objective(Detector(config), recipe).train()
+    before = {name: value.clone() for name, value in objective.detector.state_dict().items()}
+    loss, _ = objective(join([frames[index] for index in range(6)]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.optim.SGD([one for one in objective.parameters() if one.grad is not None], lr=0.1).step()
+    changed = {
+        name for name, value in objective.detector.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert not [name for name in changed if name.startswith("backbone") and "running" in name]
+    assert [name for name in changed if name.startswith("backbone") and name.endswith("bn1.weight")]
+    assert [name for name in changed if name.startswith("mask_head") and "running" in name]  # these begin from nothing
