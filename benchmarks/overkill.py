@@ -26,6 +26,7 @@ from benchmarks.overkill_rows import Floats, Row, draw
 from vision.calibration.bounds import allowed_mass, good_scores, threshold_for, units_needed
 from vision.calibration.choose import About, Classes, MaxOverkill, choose_point
 from vision.calibration.images import ScoredImages
+from vision.calibration.pixels import PixelThresholds
 from vision.calibration.stored import read_scores
 
 SURE = 0.95
@@ -97,7 +98,7 @@ def with_classes(repeat: Repeat) -> Iterator[Row]:
             MaxOverkill(0.05),
             max_review=0.03,
             classes=Classes({"crack": 0.5}),
-            pixel_threshold=None,
+            pixels=PixelThresholds(),
             about=About("simulated", ""),
         )
         fresh = draw(20_000).combined(point.class_thresholds)

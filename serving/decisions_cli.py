@@ -17,6 +17,7 @@ from vision.calibration.asking import read_asked
 from vision.calibration.choose import About, Classes, choose_point
 from vision.calibration.escapes import Escapes, count_reviews, estimate_escapes
 from vision.calibration.evidence import percent
+from vision.calibration.pixels import PixelThresholds
 from vision.calibration.replay import Change, Outcome, Replay, Thresholds
 from vision.calibration.stored import read_lines, read_scores
 from vision.console import exits_cleanly, finish, json_option, plain, say
@@ -149,7 +150,7 @@ def _thresholds(
         asked,
         max_review=max_review,
         classes=Classes(classes),
-        pixel_threshold=None,
+        pixels=PixelThresholds(),
         about=About("stored scores", ""),
     )
     found = Thresholds.of(point)

@@ -18,6 +18,7 @@ def point_to_proto(point: OperatingPoint) -> pb.OperatingPoint:
         class_threshold=point.class_threshold,
         evidence=point.evidence,
         class_thresholds=point.class_thresholds,
+        class_pixel_thresholds=point.class_pixel_thresholds,
         unknown_below=point.unknown_below,
         basis=None if point.basis is None else _basis_to_proto(point.basis),
     )
@@ -32,6 +33,7 @@ def point_from_proto(message: pb.OperatingPoint) -> OperatingPoint:
         class_threshold=message.class_threshold,
         evidence=message.evidence,
         class_thresholds=dict(message.class_thresholds),
+        class_pixel_thresholds=dict(message.class_pixel_thresholds),
         unknown_below=message.unknown_below if message.HasField("unknown_below") else None,
         basis=_basis_from_proto(message.basis) if message.HasField("basis") else None,
     )

@@ -24,10 +24,11 @@ from training.options import Recipe
 from training.synthesis import add_defect_in
 from vision.calibration.choose import Classes
 from vision.calibration.images import ScoredImages
-from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
+from vision.calibration.pixels import ENOUGH_MASKS, KnownPixels, PixelThresholds, best_pixel_thresholds
 from vision.calibration.probability import ClassCalibration
 from vision.decision import OperatingPoint
 from vision.errors import DataError
+from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.postprocess import ANOMALY
 
@@ -56,13 +57,13 @@ class Calibration:
 @dataclass(frozen=True)
 class Fitted:
     """What validation frames say: the weight of the mask signal in the detector's combination, what makes probabilities
-    of class logits (None where labels are too few), class thresholds, and the pixel threshold with how it was chosen.
+    of class logits (None where labels are too few), class thresholds, and pixel thresholds with how they were chosen.
     """
 
     mask_weight: float
     probabilities: ClassCalibration | None
     classes: Classes
-    pixel_threshold: float | None
+    pixels: PixelThresholds
     pixel_source: str
 
 
@@ -75,20 +76,20 @@ def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore
     config = detector.config
     if config.good_class is None:
         logits = _logits(detector, validation)
-        return Fitted(0.0, fit_probabilities(config, logits, validation.samples), Classes({}), None, "")
+        return Fitted(0.0, fit_probabilities(config, logits, validation.samples), Classes({}), PixelThresholds(), "")
     weight = _combine(detector, recipe, validation)
     rows = list(_rows(detector, validation))
-    threshold, source = _pixel_threshold(rows), "best pixel F1 on validation masks"
-    if threshold is None and recipe.synthetic:
+    pixels, source = _pixel_thresholds(rows, config), "best pixel F1 on validation masks"
+    if pixels.usual is None and recipe.synthetic:
         damaged = _Damaged(validation, config.good_class, config.piece)
-        threshold, source = (
-            _pixel_threshold(list(_rows(detector, damaged))),
+        pixels, source = (
+            _pixel_thresholds(list(_rows(detector, damaged)), config),
             "best pixel F1 on validation frames with synthetic defects",
         )
     logits = np.array([row.logits for row in rows])
     probabilities = fit_probabilities(config, logits, validation.samples, good_stand_for=good_stand_for)
     classes = class_policy(config, probabilities, logits, validation.samples)
-    return Fitted(weight, probabilities, classes, threshold, source)
+    return Fitted(weight, probabilities, classes, pixels, source)
 
 
 def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Calibration:
@@ -108,7 +109,7 @@ def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Ca
         raise DataError("no good image is left for calibration; at least 8 good training images are needed")
     probabilities = fitted.probabilities
     images = _scored(detector, calibration, probabilities)
-    point = default_point(images, fitted.classes, fitted.pixel_threshold, fitted.pixel_source, calibration.samples)
+    point = default_point(images, fitted.classes, fitted.pixels, fitted.pixel_source, calibration.samples)
     figures: dict[str, Any] = {"mask_weight": fitted.mask_weight, "calibration_images": len(images)}
     if probabilities is not None:
         figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
@@ -138,7 +139,7 @@ class _Damaged:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One frame: class logits ``[C]``, its pooled signals, score, map ``[h, w]`` and mask at the map's grid."""
+    """One frame: class logits ``[C]``, its pooled signals and score, and its pixels, where they are known."""
 
     is_defect: bool
     logits: NDArray[np.float32]
@@ -146,8 +147,7 @@ class _Row:
     mask: float
     subspace: float
     score: float
-    anomaly_map: NDArray[np.float32]
-    truth: NDArray[np.bool_] | None
+    pixels: KnownPixels | None
 
 
 @torch.no_grad()
@@ -164,13 +164,19 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
         size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
         if outputs.distances is not None:
             rebuilt = detector.pool(detector.reconstruction_map(outputs.distances, size))
+        favoured = None if outputs.class_map is None else outputs.class_map.argmax(dim=1).cpu().numpy()
         left = torch.zeros_like(mask) if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class
-            truth = None
+            pixels = None
             if sample.mask is not None or not is_defect:
-                truth = mask_on_grid(store[index][1], size)
+                pixels = KnownPixels(
+                    outputs.anomaly_map[row].float().cpu().numpy(),
+                    mask_on_grid(store[index][1], size),
+                    sample.label,
+                    None if favoured is None else favoured[row],
+                )
             yield _Row(
                 is_defect,
                 outputs.class_logits[row].float().cpu().numpy(),
@@ -178,8 +184,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
                 float(mask[row]),
                 float(left[row]),
                 float(outputs.anomaly_score[row]),
-                outputs.anomaly_map[row].float().cpu().numpy(),
-                truth,
+                pixels,
             )
 
 
@@ -207,10 +212,8 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> floa
     return float(weights[1])
 
 
-def _pixel_threshold(rows: list[_Row]) -> float | None:
-    """The map value with the best pixel F1 on the masks; None where there are too few."""
-    pairs = [(row.anomaly_map, row.truth) for row in rows if row.truth is not None]
-    return best_pixel_threshold([one for one, _ in pairs], [truth for _, truth in pairs])
+def _pixel_thresholds(rows: list[_Row], config: ModelConfig) -> PixelThresholds:
+    return best_pixel_thresholds([row.pixels for row in rows if row.pixels is not None], config.defect_classes)
 
 
 @torch.no_grad()

@@ -177,6 +177,9 @@ def describe(point: OperatingPoint) -> list[str]:
         f"reject from {point.image_threshold:.4g}, review from {point.review_threshold:.4g}, pixels from "
         f"{point.pixel_threshold:.4g} (raw anomaly score)"
     ]
+    if point.class_pixel_thresholds:
+        own = ", ".join(f"{name} {value:.4g}" for name, value in point.class_pixel_thresholds.items())
+        lines.append(f"pixels where a class is favoured that has its own threshold: {own}")
     if point.class_thresholds:
         classes = ", ".join(f"{name} {value:.3g}" for name, value in point.class_thresholds.items())
         lines.append(f"reject whatever the score from a probability of: {classes}")
@@ -200,6 +203,7 @@ def figures(point: OperatingPoint) -> dict[str, Any]:
         "review_threshold": point.review_threshold,
         "pixel_threshold": point.pixel_threshold,
         "class_thresholds": point.class_thresholds,
+        "class_pixel_thresholds": point.class_pixel_thresholds,
         "unknown_below": point.unknown_below,
     }
     if basis is not None:

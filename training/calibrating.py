@@ -22,7 +22,7 @@ from training.predictor import EnginePredictor
 from vision.bundle import MANIFEST, Bundle, load_bundle, new_bundle, write_manifest
 from vision.calibration.choose import CLEARLY, About, Asked, Classes, check_enough, choose_point
 from vision.calibration.images import ScoredImages
-from vision.calibration.pixels import ENOUGH_MASKS, best_pixel_threshold
+from vision.calibration.pixels import ENOUGH_MASKS, KnownPixels, PixelThresholds, best_pixel_thresholds
 from vision.calibration.probability import (
     ENOUGH_DEFECTS,
     ENOUGH_IMAGES,
@@ -46,8 +46,8 @@ class Wishes:
     """What is to be chosen besides the thresholds on the anomaly score.
 
     ``class_thresholds``: by class, those that are given; None switches them off. ``unknown_below``: None keeps the
-    bundle's. ``pixel_threshold``: keep the bundle's, choose the best on masks, or a number. ``fit_probabilities``: fit
-    them even if the bundle has some.
+    bundle's. ``pixel_threshold``: keep the bundle's (also those of classes), choose the best on masks, or a number for
+    all classes. ``fit_probabilities``: fit them even if the bundle has some.
     """
 
     class_thresholds: Mapping[str, float] | None
@@ -58,14 +58,13 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model says of N images: ``logits`` ``[N, C]``, ``scores`` ``[N]``, and maps ``[h, w]`` with their truth
-    for images whose pixels are known.
+    """What the model says of N images: ``logits`` ``[N, C]``, ``scores`` ``[N]``, and of images whose pixels are known
+    these as well, if they were asked for.
     """
 
     logits: FloatArray
     scores: FloatArray
-    maps: list[FloatArray]
-    truths: list[NDArray[np.bool_]]
+    pixels: list[KnownPixels]
 
 
 def calibrate_bundle(
@@ -102,7 +101,7 @@ def calibrate_bundle(
         asked,
         max_review=max_review,
         classes=classes,
-        pixel_threshold=_pixel_threshold(manifest, answers, wishes.pixel_threshold),
+        pixels=_pixel_thresholds(manifest, answers, wishes.pixel_threshold),
         about=About(f"{data.source}; {engine.provider} in {engine.precision}", data.digest, tuple(notes)),
     )
     return _next_manifest(bundle, point, images, probabilities)
@@ -111,16 +110,16 @@ def calibrate_bundle(
 def run(engine: Engine, manifest: Manifest, samples: tuple[Sample, ...], *, with_maps: bool) -> Answers:
     """Let the model look at every image."""
     logits, scores = [], []
-    maps: list[FloatArray] = []
-    truths: list[NDArray[np.bool_]] = []
+    pixels: list[KnownPixels] = []
     inspections = EnginePredictor(engine, manifest).predict(samples)
     for sample, one in zip(samples, track(inspections, "Scoring", total=len(samples)), strict=True):
         logits.append(one.class_logits)
         scores.append(one.anomaly_score)
         if with_maps and one.anomaly_map is not None and (sample.mask is not None or not sample.is_defect):
-            maps.append(one.anomaly_map)
-            truths.append(mask_on_grid(mask_at_input(sample.mask, manifest.input), one.anomaly_map.shape))
-    return Answers(np.stack(logits), np.array(scores, np.float32), maps, truths)
+            truth = mask_on_grid(mask_at_input(sample.mask, manifest.input), one.anomaly_map.shape)
+            favoured = None if one.class_map is None else one.class_map.argmax(axis=0)
+            pixels.append(KnownPixels(one.anomaly_map, truth, sample.label, favoured))
+    return Answers(np.stack(logits), np.array(scores, np.float32), pixels)
 
 
 def write_bundle(bundle: Bundle, manifest: Manifest, out: Path) -> Bundle:
@@ -236,13 +235,14 @@ def _scored(
     )
 
 
-def _pixel_threshold(manifest: Manifest, answers: Answers, choice: PixelChoice) -> float | None:
+def _pixel_thresholds(manifest: Manifest, answers: Answers, choice: PixelChoice) -> PixelThresholds:
     if choice == "keep":
-        return manifest.operating_point.pixel_threshold
+        point = manifest.operating_point
+        return PixelThresholds(point.pixel_threshold, point.class_pixel_thresholds)
     if choice != "best":
-        return choice
-    found = best_pixel_threshold(answers.maps, answers.truths)
-    if found is None:
+        return PixelThresholds(choice)
+    found = best_pixel_thresholds(answers.pixels, manifest.defect_classes)
+    if found.usual is None:
         raise SettingsError(
             f"--pixel-threshold best needs at least {ENOUGH_MASKS} defective images with a mask (MVTec layout, "
             "ground_truth/); give a number, or keep the bundle's"

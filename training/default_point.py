@@ -13,6 +13,7 @@ from training.data import Sample
 from vision.calibration.bounds import units_needed
 from vision.calibration.choose import CLEARLY, About, Classes, MaxOverkill, choose_point
 from vision.calibration.images import ScoredImages
+from vision.calibration.pixels import PixelThresholds
 from vision.calibration.probability import ClassCalibration, fit_class_calibration
 from vision.decision import OperatingPoint
 from vision.model.config import ModelConfig
@@ -70,7 +71,7 @@ def class_policy(
 def default_point(
     images: ScoredImages,
     classes: Classes,
-    pixel_threshold: float | None,
+    pixels: PixelThresholds,
     pixel_source: str,
     calibration: Sequence[Sample],
 ) -> OperatingPoint:
@@ -79,7 +80,7 @@ def default_point(
     Args:
         images: good calibration images, scored.
         classes: chosen without them.
-        pixel_source: how ``pixel_threshold`` was chosen, in words.
+        pixel_source: how ``pixels`` were chosen, in words.
         calibration: the samples of ``images``.
     """
     count = len(images)
@@ -90,7 +91,7 @@ def default_point(
     rejected = max(usual, (2 if classes.thresholds else 1) / (count + 1))
     bound = max(MAX_OVERKILL, rejected)
     missing = units_needed(usual, None) - count
-    notes = [f"Pixel threshold: {'the image threshold' if pixel_threshold is None else pixel_source}."]
+    notes = [f"Pixel threshold: {'the image threshold' if pixels.usual is None else pixel_source}."]
     if missing > 0:
         notes.append(
             f"So few images cannot keep the usual {usual:.0%} of good parts rejected, which needs {missing} more good "
@@ -102,7 +103,7 @@ def default_point(
         MaxOverkill(bound, name="default"),
         max_review=bound - rejected if bound > rejected else None,
         classes=classes,
-        pixel_threshold=pixel_threshold,
+        pixels=pixels,
         about=About(
             "calibration images cut from the training data",
             hashlib.sha256(contents.encode()).hexdigest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from training.metrics import NAN, bootstrap_draws, miou, percentile_interval
 from training.pixel_metrics import PixelCounter, PixelFigures, score_bins
 from vision.bundle import Manifest
 from vision.console import track
-from vision.postprocess import resize_map
-from vision.types import FloatArray, Inspection
+from vision.postprocess import cell_thresholds, resize_map, stretched_hits
+from vision.types import FloatArray, Inspection, Verdict
 
 MAX_SIDE_PX = 1024
 """Larger frames are measured at this long side: a 20-megapixel map holds no more than the model's grid anyway."""
@@ -64,7 +65,7 @@ class PixelTally:
         kept = _Kept(sample, inspection.anomaly_map, max(1, round(height * scale)), max(1, round(width * scale)))
         self._kept.append(kept)
         if inspection.class_map is not None and (not sample.is_defect or sample.label in self._manifest.defect_classes):
-            self._confusions.append(self._confusion(kept, inspection.class_map))
+            self._confusions.append(self._confusion(kept, inspection, inspection.class_map))
 
     def figures(self, seed: int) -> PixelFigures | None:
         """AUROC, AP and AUPRO with intervals, or None where there is nothing to measure."""
@@ -90,11 +91,12 @@ class PixelTally:
         shrunk = f"{self._shrunk} frames have a side above {MAX_SIDE_PX} px; their pixels are measured at that side."
         return [*self._notes, *([shrunk] if self._shrunk else [])]
 
-    def _confusion(self, kept: _Kept, class_map: FloatArray) -> NDArray[np.int64]:
+    def _confusion(self, kept: _Kept, inspection: Inspection, class_map: FloatArray) -> NDArray[np.int64]:
         """``[truth, predicted]`` of one image; 0 is background, then the defect classes in the bundle's order."""
         defects = self._manifest.defect_classes
-        threshold = self._manifest.operating_point.pixel_threshold
-        hits = resize_map(kept.anomaly_map, kept.height, kept.width) >= (np.inf if threshold is None else threshold)
+        named, passed = None if inspection.is_unknown else class_map, inspection.verdict is Verdict.PASS
+        thresholds = cell_thresholds(kept.anomaly_map, named, self._manifest, passed=passed)
+        hits = stretched_hits(kept.anomaly_map, math.inf if thresholds is None else thresholds, kept.height, kept.width)
         planes = np.stack([resize_map(plane, kept.height, kept.width) for plane in class_map])
         predicted = np.where(hits, planes.argmax(axis=0) + 1, 0)
         mask = _mask(kept)

@@ -27,9 +27,11 @@ class OperatingPoint:
     ``image_threshold``, ``review_threshold`` and ``pixel_threshold`` are on the raw anomaly scale and None where the
     model has no anomaly score. ``class_threshold`` (0..1, on class scores) is used only there. ``class_thresholds``
     (0..1, by defect class, on calibrated probabilities): a frame that reaches one is a REJECT whatever its anomaly
-    score. ``unknown_below``: a REJECT by the anomaly score is an unknown defect where the defect classes together have
-    a lower calibrated probability; None where it is never said. ``evidence`` states in words how the point was chosen,
-    on how many images, and what it promises; ``basis`` states the same in fields (bundles of earlier versions: None).
+    score. ``class_pixel_thresholds``: in place of ``pixel_threshold`` where a defect class is favoured that has one of
+    its own. ``unknown_below``: a REJECT by the anomaly score is an unknown defect where the defect classes together
+    have a lower calibrated probability; None where it is never said. ``evidence`` states in words how the point was
+    chosen, on how many images, and what it promises; ``basis`` states the same in fields (bundles of earlier versions:
+    None).
     """
 
     image_threshold: float | None
@@ -38,6 +40,7 @@ class OperatingPoint:
     class_threshold: float = 0.5
     evidence: str = ""
     class_thresholds: dict[str, float] = field(default_factory=dict)
+    class_pixel_thresholds: dict[str, float] = field(default_factory=dict)
     unknown_below: float | None = None
     basis: Evidence | None = None
 
@@ -58,6 +61,10 @@ class OperatingPoint:
         # At 0 every part would be a reject, and nobody means that.
         if wrong := {name: value for name, value in self.class_thresholds.items() if not 0.0 < value <= 1.0}:
             raise SettingsError(f"class_thresholds must be above 0 and at most 1; got {wrong}")
+        if self.class_pixel_thresholds and self.pixel_threshold is None:
+            raise SettingsError("classes have pixel thresholds of their own only beside a pixel_threshold")
+        if wrong := {name: value for name, value in self.class_pixel_thresholds.items() if not math.isfinite(value)}:
+            raise SettingsError(f"class_pixel_thresholds must be finite numbers; got {wrong}")
         if self.unknown_below is not None and not 0.0 <= self.unknown_below <= 1.0:
             raise SettingsError(f"unknown_below must be in 0..1; got {self.unknown_below}")
 

@@ -96,7 +96,8 @@ class Manifest:
         calibration, point = self.class_calibration, self.operating_point
         if calibration is not None and len(calibration.scale) != len(self.classes):
             raise BundleError(f"a class calibration of {len(calibration.scale)} classes does not fit {self.classes}")
-        if unknown := point.class_thresholds.keys() - set(self.defect_classes):
+        named = point.class_thresholds.keys() | point.class_pixel_thresholds.keys()
+        if unknown := named - set(self.defect_classes):
             raise BundleError(f"class thresholds name {', '.join(sorted(unknown))}, which is no defect class")
         if calibration is None and (point.class_thresholds or point.unknown_below is not None):
             raise BundleError("class_thresholds and unknown_below are on probabilities, and nothing calibrates them")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vision.decision import UNKNOWN, calibrated_score
 from vision.judgement import Judgement, judge_scores
 from vision.manifest import Manifest
-from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs
+from vision.types import Box, DefectRegion, FloatArray, Inspection, ModelOutputs, Verdict
 
 ANOMALY = "anomaly"
 """The label of a defect whose class is not known."""
@@ -32,13 +32,41 @@ def resize_map(values: FloatArray, height: int, width: int) -> FloatArray:
 
 def has_regions(outputs: ModelOutputs, manifest: Manifest) -> bool:
     """Whether ``judge`` would search for regions: some value of the one frame's map reaches the pixel threshold."""
-    threshold = manifest.operating_point.pixel_threshold
-    return outputs.anomaly_map is not None and threshold is not None and _reaches(outputs.anomaly_map, threshold)
+    point = manifest.operating_point
+    if outputs.anomaly_map is None or point.pixel_threshold is None:
+        return False
+    return _reaches(outputs.anomaly_map, min((point.pixel_threshold, *point.class_pixel_thresholds.values())))
 
 
-def _reaches(anomaly_map: FloatArray, pixel_threshold: float) -> bool:
+def _reaches(anomaly_map: FloatArray, thresholds: float | FloatArray) -> bool:
     """Stretching bilinearly makes no value larger: looking here spares good parts the work on frame pixels."""
-    return bool((anomaly_map >= pixel_threshold).any())
+    return bool((anomaly_map >= thresholds).any())
+
+
+def cell_thresholds(
+    anomaly_map: FloatArray, class_map: FloatArray | None, manifest: Manifest, *, passed: bool
+) -> float | FloatArray | None:
+    """From what value on a cell of the map is part of a defect: one value, or each cell's own ``[h, w]`` where the
+    class that ``class_map`` ``[D, h, w]`` favours there has one. None of a model that has no map.
+
+    A part that is not passed shall always show where: if no cell reaches its class's threshold, the usual one counts.
+    """
+    point = manifest.operating_point
+    if point.pixel_threshold is None or class_map is None or not point.class_pixel_thresholds:
+        return point.pixel_threshold
+    usual = point.pixel_threshold
+    own = [point.class_pixel_thresholds.get(name, usual) for name in manifest.defect_classes]
+    thresholds = np.array(own, np.float32)[class_map.argmax(axis=0)]
+    return thresholds if passed or _reaches(anomaly_map, thresholds) else usual
+
+
+def stretched_hits(
+    anomaly_map: FloatArray, thresholds: float | FloatArray, height: int, width: int
+) -> NDArray[np.bool_]:
+    """Where a map reaches ``thresholds`` (as of ``cell_thresholds``) once it is stretched to ``[height, width]``."""
+    if isinstance(thresholds, float):
+        return np.asarray(resize_map(anomaly_map, height, width) >= thresholds)
+    return np.asarray(resize_map(anomaly_map - thresholds, height, width) >= 0)
 
 
 def judge(
@@ -54,20 +82,22 @@ def judge(
     """
     score = None if outputs.anomaly_score is None else float(outputs.anomaly_score[0])
     judged = judge_scores(outputs.class_logits[0], score, manifest)
-    point = manifest.operating_point
     anomaly_map = None if outputs.anomaly_map is None else outputs.anomaly_map[0]
     class_map = None if outputs.class_map is None else outputs.class_map[0]
     found: tuple[DefectRegion, ...] = ()
-    if regions and anomaly_map is not None and point.pixel_threshold is not None:
-        found = find_regions(
-            anomaly_map,
-            point.pixel_threshold,
-            frame_height,
-            frame_width,
-            class_map=None if judged.is_unknown else class_map,
-            defect_classes=manifest.defect_classes,
-            default_label=_default_label(judged, manifest),
-        )
+    if regions and anomaly_map is not None:
+        named = None if judged.is_unknown else class_map
+        thresholds = cell_thresholds(anomaly_map, named, manifest, passed=judged.verdict is Verdict.PASS)
+        if thresholds is not None:
+            found = find_regions(
+                anomaly_map,
+                thresholds,
+                frame_height,
+                frame_width,
+                class_map=named,
+                defect_classes=manifest.defect_classes,
+                default_label=_default_label(judged, manifest),
+            )
     return Inspection(
         verdict=judged.verdict,
         reason=judged.reason,
@@ -98,7 +128,7 @@ def _default_label(judged: Judgement, manifest: Manifest) -> str:
 
 def find_regions(
     anomaly_map: FloatArray,
-    pixel_threshold: float,
+    thresholds: float | FloatArray,
     frame_height: int,
     frame_width: int,
     *,
@@ -106,16 +136,16 @@ def find_regions(
     defect_classes: Sequence[str] = (),
     default_label: str = ANOMALY,
 ) -> tuple[DefectRegion, ...]:
-    """Connected areas (8-neighbourhood) of the map at or above ``pixel_threshold``, highest score first, at most 100.
+    """Connected areas (8-neighbourhood) of the map at or above ``thresholds``, highest score first, at most 100.
 
     A region takes the class that ``class_map`` ``[D, h, w]`` favours inside it, else ``default_label``.
     """
-    if not _reaches(anomaly_map, pixel_threshold):
+    if not _reaches(anomaly_map, thresholds):
         return ()
     rows, columns = anomaly_map.shape
     height, width = min(frame_height, _REGION_PIXELS * rows), min(frame_width, _REGION_PIXELS * columns)
     values = resize_map(anomaly_map, height, width)
-    hits = (values >= pixel_threshold).astype(np.uint8)
+    hits = stretched_hits(anomaly_map, thresholds, height, width).astype(np.uint8)
     if not hits.any():
         return ()  # a frame smaller than the map's grid can lose a hit; OpenCV crashes on a picture without pixels
     x, y, across, down = cv2.boundingRect(hits)

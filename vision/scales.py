@@ -56,7 +56,8 @@ def anomaly_scale(
     low, high = anomaly_range(pixel_threshold)
     high = high if full_colour is None else full_colour
     outline, note = _score_outline(inspection, manifest)
-    notes = ("white line: pixel threshold", *note)
+    own = manifest.operating_point.class_pixel_thresholds
+    notes = ("white line: pixel threshold" + (" (some classes have their own)" if own else ""), *note)
     return Scale(min(low, high - 1e-6), high, "anomaly map, raw score of a cell", notes, pixel_threshold, outline)
 
 

@@ -159,6 +159,7 @@ def _model(info: ModelInfo) -> ModelUsed:
         "pixel_threshold": point.pixel_threshold,
         "class_threshold": point.class_threshold,
         "class_thresholds": dict(point.class_thresholds),
+        "class_pixel_thresholds": dict(point.class_pixel_thresholds),
         "unknown_below": point.unknown_below,
     }
     return ModelUsed(

@@ -44,7 +44,9 @@ BASIS = Evidence(
 def signed(tmp_path: Path) -> Path:
     folder = make_bundle(tmp_path / "signed", probabilities=True)
     manifest = load_bundle(folder).manifest
-    point = replace(manifest.operating_point, basis=BASIS, evidence=BASIS.words())
+    point = replace(
+        manifest.operating_point, basis=BASIS, evidence=BASIS.words(), class_pixel_thresholds={"bright": 0.2}
+    )
     write_manifest(folder, replace(manifest, operating_point=point))
     return folder
 

@@ -119,6 +119,13 @@ def test_labelled_defects_make_probabilities_and_class_thresholds(tmp_path: Path
         assert point.class_thresholds[name] >= 0.5
 
 
+def test_classes_with_enough_masks_get_pixel_thresholds_of_their_own(tmp_path: Path, options: TrainOptions) -> None:
+    root = make_folder(tmp_path, train={"good": 60, "crack": 60})
+    point = calibrated(*_parts(root, options)).point
+    assert set(point.class_pixel_thresholds) == {"crack"}
+    assert "best pixel F1 on validation masks" in point.evidence
+
+
 def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, options: TrainOptions) -> None:
     root = make_folder(tmp_path, train={"good": 400, "crack": 70})
     detector, _, validation, _ = _parts(root, options)

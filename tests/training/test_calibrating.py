@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.fakes import make_bundle
 from tests.images import make_folder, texture, write, write_defect
 from training.calibrating import next_version
 from training.data import read_data
-from vision.bundle import load_bundle
+from vision.bundle import load_bundle, write_manifest
 
 ROOT = Path(__file__).parents[2]
 Calibrate = Callable[..., dict[str, Any]]
@@ -289,8 +290,13 @@ def test_the_same_images_twice_raise_class_thresholds_from_where_they_stood(
 def test_the_pixel_threshold_is_kept_given_or_chosen_by_masks(tmp_path: Path, calibrate: Calibrate) -> None:
     parts = make_folder(tmp_path / "parts", train={"good": 60, "bright": 12})
     bundle = make_bundle(tmp_path / "bundle", seen={})
+    manifest = load_bundle(bundle).manifest
+    own = replace(manifest.operating_point, class_pixel_thresholds={"bright": 0.3})
+    write_manifest(bundle, replace(manifest, operating_point=own))
     given = ["--data", parts, "--max-overkill", "0.05", "--pixel-threshold"]
-    assert calibrate(bundle, *given, "0.125")["pixel_threshold"] == 0.125
+    assert calibrate(bundle, *given, "keep")["class_pixel_thresholds"] == {"bright": 0.3}
+    number = calibrate(bundle, *given, "0.125")
+    assert (number["pixel_threshold"], number["class_pixel_thresholds"]) == (0.125, {})
     chosen = calibrate(bundle, *given, "best")["pixel_threshold"]
     # Spots differ from mid grey by 0.5, good cells by about 0.01.
     assert 0.1 < chosen <= 0.5

@@ -52,9 +52,7 @@ def test_training_changes_the_backbone_s_weights_and_not_the_statistics_of_its_n
     loss, _ = objective(join([frames[index] for index in range(6)]))
     loss.backward()  # type: ignore[no-untyped-call]
     torch.optim.SGD([one for one in objective.parameters() if one.grad is not None], lr=0.1).step()
-    changed = {
-        name for name, value in objective.detector.state_dict().items() if not torch.equal(value, before[name])
-    }
+    changed = {name for name, value in objective.detector.state_dict().items() if not torch.equal(value, before[name])}
     assert not [name for name in changed if name.startswith("backbone") and "running" in name]
     assert [name for name in changed if name.startswith("backbone") and name.endswith("bn1.weight")]
     assert [name for name in changed if name.startswith("mask_head") and "running" in name]  # these begin from nothing

@@ -134,6 +134,7 @@ def test_regions_of_an_unknown_defect_say_so() -> None:
         ({"classes": ("good", "bright")}, "does not fit"),
         ({"operating_point": replace(POINT, class_thresholds={"good": 0.5})}, "good, which is no defect class"),
         ({"operating_point": replace(POINT, class_thresholds={"rust": 0.5})}, "rust, which is no defect class"),
+        ({"operating_point": replace(POINT, class_pixel_thresholds={"rust": 1.0})}, "rust, which is no defect class"),
     ],
 )
 def test_a_manifest_whose_classes_do_not_fit(change: dict[str, object], reason: str) -> None:
@@ -147,3 +148,7 @@ def test_impossible_class_thresholds(thresholds: dict[str, float]) -> None:
         OperatingPoint(0.8, 0.6, 0.5, class_thresholds=thresholds)
     with pytest.raises(SettingsError, match="unknown_below"):
         OperatingPoint(0.8, 0.6, 0.5, unknown_below=1.5)
+    with pytest.raises(SettingsError, match="only beside a pixel_threshold"):
+        OperatingPoint(None, None, None, class_pixel_thresholds={"dark": 0.5})
+    with pytest.raises(SettingsError, match="class_pixel_thresholds must be finite"):
+        OperatingPoint(0.8, 0.6, 0.5, class_pixel_thresholds={"dark": float("nan")})

@@ -7,7 +7,7 @@ import pytest
 
 from vision.bundle import Manifest
 from vision.decision import OperatingPoint, softmax
-from vision.postprocess import ANOMALY, find_regions, judge, resize_map
+from vision.postprocess import ANOMALY, find_regions, has_regions, judge, resize_map
 from vision.types import FloatArray, ModelOutputs, Verdict
 
 
@@ -131,6 +131,55 @@ def test_a_region_is_named_by_the_class_map() -> None:
         values, 0.5, 40, 60, class_map=class_map, defect_classes=["dent", "crack"], default_label="unused"
     )
     assert {region.box.x: region.label for region in regions} == {5: "dent", 40: "crack"}
+
+
+@pytest.fixture
+def with_classes(manifest: Manifest) -> Manifest:
+    point = replace(manifest.operating_point, class_pixel_thresholds={"dent": 0.9})
+    return replace(manifest, classes=("good", "dent", "crack"), operating_point=point)
+
+
+def _halos(peak: float) -> ModelOutputs:
+    """A dent on the left and a crack on the right, each of 10x10 cells at 0.7 around 4x4 at ``peak``."""
+    values, class_map = blank(), np.zeros((2, 40, 60), np.float32)
+    for left in (10, 40):
+        values[10:20, left : left + 10] = 0.7
+        values[13:17, left + 3 : left + 7] = peak
+    class_map[0, :, :30] = class_map[1, :, 30:] = 1.0
+    return replace(outputs_of(values, score=0.85), class_logits=np.array([[0.0, 2.0, 0.0]], np.float32),
+                   class_map=class_map[None])  # fmt: skip
+
+
+def test_where_a_class_is_favoured_that_has_a_pixel_threshold_it_draws_the_outline(with_classes: Manifest) -> None:
+    outputs = _halos(0.95)
+    found = {region.label: region for region in judge(outputs, with_classes, 40, 60).regions}
+    assert (found["dent"].box.width, found["dent"].area_px) == (4, 16)
+    assert (found["crack"].box.width, found["crack"].area_px) == (10, 100)
+    assert found["dent"].score == pytest.approx(0.95)
+    assert has_regions(outputs, with_classes)
+
+
+def test_a_part_that_is_not_passed_shows_where_even_below_its_class_s_threshold(with_classes: Manifest) -> None:
+    outputs = _halos(0.75)
+    assert outputs.anomaly_map is not None
+    assert outputs.class_map is not None
+    outputs.anomaly_map[0, :, 30:] = 0.0  # the dent alone is left
+    rejected = judge(outputs, with_classes, 40, 60)
+    assert rejected.verdict is Verdict.REJECT
+    assert [region.label for region in rejected.regions] == ["dent"]
+    passed = judge(replace(outputs, anomaly_score=np.array([0.1], np.float32)), with_classes, 40, 60)
+    assert passed.verdict is Verdict.PASS
+    assert passed.regions == ()
+
+
+def test_class_pixel_thresholds_are_found_from_below_the_usual_one(with_classes: Manifest) -> None:
+    lower = replace(with_classes.operating_point, class_pixel_thresholds={"dent": 0.3})
+    outputs = _halos(0.5)
+    assert outputs.anomaly_map is not None
+    outputs.anomaly_map[0] = np.minimum(outputs.anomaly_map[0], 0.5)
+    manifest = replace(with_classes, operating_point=lower)
+    assert has_regions(outputs, manifest)
+    assert [region.label for region in judge(outputs, manifest, 40, 60).regions] == ["dent"]
 
 
 def test_resizing_a_map_is_the_inverse_of_the_stretch() -> None:

@@ -27,6 +27,7 @@ from vision.calibration.cost import Costs, cheapest
 from vision.calibration.evidence import EXCHANGEABLE, EXCHANGEABLE_LOTS, SAME_DEFECTS, Evidence, percent
 from vision.calibration.images import Flags, ScoredImages, measure
 from vision.calibration.intervals import CONFIDENCE, lower_bound
+from vision.calibration.pixels import PixelThresholds
 from vision.decision import OperatingPoint
 from vision.errors import SettingsError, TooFewImagesError
 
@@ -93,14 +94,13 @@ def choose_point(
     *,
     max_review: float | None = None,
     classes: Classes,
-    pixel_threshold: float | None,
+    pixels: PixelThresholds,
     about: About,
 ) -> OperatingPoint:
     """Choose image, review and class thresholds.
 
     Args:
         max_review: share of good parts that may go to a person, of those that are not passed; None for no review band.
-        pixel_threshold: None takes the image threshold.
 
     Raises:
         TooFewImagesError: for what was asked; says how many are missing.
@@ -127,9 +127,10 @@ def choose_point(
     return OperatingPoint(
         image_threshold=chosen.image,
         review_threshold=chosen.review,
-        pixel_threshold=chosen.image if pixel_threshold is None else pixel_threshold,
+        pixel_threshold=chosen.image if pixels.usual is None else pixels.usual,
         evidence=evidence.words(),
         class_thresholds=dict(chosen.thresholds),
+        class_pixel_thresholds=dict(pixels.by_class),
         unknown_below=classes.unknown_below,
         basis=evidence,
     )

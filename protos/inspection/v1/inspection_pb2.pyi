@@ -1368,6 +1368,26 @@ class OperatingPoint(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ClassPixelThresholdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     IMAGE_THRESHOLD_FIELD_NUMBER: _builtins.int
     REVIEW_THRESHOLD_FIELD_NUMBER: _builtins.int
     PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
@@ -1376,6 +1396,7 @@ class OperatingPoint(_message.Message):
     CLASS_THRESHOLDS_FIELD_NUMBER: _builtins.int
     UNKNOWN_BELOW_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
+    CLASS_PIXEL_THRESHOLDS_FIELD_NUMBER: _builtins.int
     image_threshold: _builtins.float
     """At or above: REJECT."""
     review_threshold: _builtins.float
@@ -1396,6 +1417,10 @@ class OperatingPoint(_message.Message):
     def basis(self) -> Global___Basis:
         """What `evidence` says, in fields. Not set by bundles of earlier versions."""
 
+    @_builtins.property
+    def class_pixel_thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Instead of pixel_threshold where the class map favours a defect class that is named here."""
+
     def __init__(
         self,
         *,
@@ -1407,10 +1432,11 @@ class OperatingPoint(_message.Message):
         class_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         unknown_below: _builtins.float | None = ...,
         basis: Global___Basis | None = ...,
+        class_pixel_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "class_threshold", b"class_threshold", "class_thresholds", b"class_thresholds", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold", "_pixel_threshold", b"_pixel_threshold", "_review_threshold", b"_review_threshold", "_unknown_below", b"_unknown_below", "basis", b"basis", "class_pixel_thresholds", b"class_pixel_thresholds", "class_threshold", b"class_threshold", "class_thresholds", b"class_thresholds", "evidence", b"evidence", "image_threshold", b"image_threshold", "pixel_threshold", b"pixel_threshold", "review_threshold", b"review_threshold", "unknown_below", b"unknown_below"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_threshold: _TypeAlias = _typing.Literal["image_threshold"]  # noqa: Y015
     _WhichOneofArgType__image_threshold: _TypeAlias = _typing.Literal["_image_threshold", b"_image_threshold"]  # noqa: Y015

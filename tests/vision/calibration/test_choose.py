@@ -12,6 +12,7 @@ from vision.calibration.choose import About, Asked, Classes, MaxOverkill, MinRec
 from vision.calibration.cost import Costs
 from vision.calibration.evidence import Evidence
 from vision.calibration.images import ScoredImages
+from vision.calibration.pixels import PixelThresholds
 from vision.decision import OperatingPoint
 from vision.errors import DataError, SettingsError, TooFewImagesError
 
@@ -38,7 +39,7 @@ def images(
 
 
 def choose(found: ScoredImages, asked: Asked, **options: Any) -> OperatingPoint:
-    return choose_point(found, asked, classes=CLASSES, pixel_threshold=0.25, about=ABOUT, **options)
+    return choose_point(found, asked, classes=CLASSES, pixels=PixelThresholds(0.25), about=ABOUT, **options)
 
 
 def stops(point: OperatingPoint, one: ScoredImages) -> tuple[bool, bool]:
