@@ -51,6 +51,7 @@ def test_calibrate_judges_a_map_by_the_masks_that_training_judges_it_by(tmp_path
     found = run(engine, bundle.manifest, (sample,), with_maps=True)
     stored = FrameStore([sample], spec)[0][1]
     assert stored.any()
-    assert np.array_equal(found.truths[0], mask_on_grid(stored, found.maps[0].shape))
-    assert found.truths[0].any()
-    assert not mask_on_grid(mask // 255, found.maps[0].shape).any(), "from the file to the grid in one step, it is lost"
+    (known,) = found.pixels
+    assert np.array_equal(known.truth, mask_on_grid(stored, known.truth.shape))
+    assert known.truth.any()
+    assert not mask_on_grid(mask // 255, known.truth.shape).any(), "from the file to the grid in one step, it is lost"
