@@ -159,7 +159,7 @@ def test_looking_closely_by_keyboard(window: Window) -> None:
     tab.keyboard.press("+")
     assert tab.evaluate("viewer.viewport.getZoom()") > before
     tab.keyboard.press("l")
-    # A picture is in it: of one colour it would take a thousand characters at most, and a texture takes some five thousand.
+    # A picture is in it: one colour takes 1,500 characters at most, a texture some 5,000.
     tab.wait_for_function("() => !loupe.hidden && whole?.complete && loupe.toDataURL().length > 2500")
     left = tab.evaluate("loupe.style.left")
     tab.keyboard.press("ArrowRight")
