@@ -15,7 +15,7 @@ from training.metrics import NAN, bootstrap_draws, miou, percentile_interval
 from training.pixel_metrics import PixelCounter, PixelFigures, score_bins
 from vision.bundle import Manifest
 from vision.console import track
-from vision.postprocess import cell_thresholds, resize_map, stretched_hits
+from vision.postprocess import cell_thresholds, reached, resize_map
 from vision.types import FloatArray, Inspection, Verdict
 
 MAX_SIDE_PX = 1024
@@ -96,7 +96,8 @@ class PixelTally:
         defects = self._manifest.defect_classes
         named, passed = None if inspection.is_unknown else class_map, inspection.verdict is Verdict.PASS
         thresholds = cell_thresholds(kept.anomaly_map, named, self._manifest, passed=passed)
-        hits = stretched_hits(kept.anomaly_map, math.inf if thresholds is None else thresholds, kept.height, kept.width)
+        values = resize_map(kept.anomaly_map, kept.height, kept.width)
+        hits = reached(values, math.inf if thresholds is None else thresholds)
         planes = np.stack([resize_map(plane, kept.height, kept.width) for plane in class_map])
         predicted = np.where(hits, planes.argmax(axis=0) + 1, 0)
         mask = _mask(kept)

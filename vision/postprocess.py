@@ -60,13 +60,11 @@ def cell_thresholds(
     return thresholds if passed or _reaches(anomaly_map, thresholds) else usual
 
 
-def stretched_hits(
-    anomaly_map: FloatArray, thresholds: float | FloatArray, height: int, width: int
-) -> NDArray[np.bool_]:
-    """Where a map reaches ``thresholds`` (as of ``cell_thresholds``) once it is stretched to ``[height, width]``."""
-    if isinstance(thresholds, float):
-        return np.asarray(resize_map(anomaly_map, height, width) >= thresholds)
-    return np.asarray(resize_map(anomaly_map - thresholds, height, width) >= 0)
+def reached(values: FloatArray, thresholds: float | FloatArray) -> NDArray[np.bool_]:
+    """Where a map that is stretched already reaches ``thresholds`` (as of ``cell_thresholds``)."""
+    if isinstance(thresholds, np.ndarray):
+        thresholds = resize_map(thresholds, *values.shape)
+    return np.asarray(values >= thresholds)
 
 
 def judge(
@@ -145,7 +143,7 @@ def find_regions(
     rows, columns = anomaly_map.shape
     height, width = min(frame_height, _REGION_PIXELS * rows), min(frame_width, _REGION_PIXELS * columns)
     values = resize_map(anomaly_map, height, width)
-    hits = stretched_hits(anomaly_map, thresholds, height, width).astype(np.uint8)
+    hits = reached(values, thresholds).astype(np.uint8)
     if not hits.any():
         return ()  # a frame smaller than the map's grid can lose a hit; OpenCV crashes on a picture without pixels
     x, y, across, down = cv2.boundingRect(hits)
