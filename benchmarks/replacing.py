@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
 from training.cli import data_options
 from training.data import read_data
 from training.explain.perturb import PATCH, best_reference, replace_patches
 from training.explain.subjects import choose_subjects
+from training.stores import FrameStore
 from vision.bundle import load_bundle
 from vision.decision import softmax
 

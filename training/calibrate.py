@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
 from training.default_point import class_policy, default_point, fit_probabilities
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
+from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from vision.calibration.choose import Classes
 from vision.calibration.images import ScoredImages

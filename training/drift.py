@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.batches import FrameStore, good_places
+from training.stores import FrameStore, good_places
 from vision.console import say
 from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
 from vision.model.detector import Detector

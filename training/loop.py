@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
-from training.batches import Batch, Store, TrainingFrames, join
+from training.batches import Batch, TrainingFrames, join
 from training.objective import Objective
 from training.options import Recipe, TrainOptions
 from training.precision import fast_training
+from training.stores import Store
 from training.validate import Validation
 from vision.console import say, track
 from vision.errors import SettingsError, TrainingError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
+from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from vision.types import Frame
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from training.batches import FrameStore, Joined, Store, draws
+from training.batches import draws
 from training.calibrate import Fitted, fit_on_validation
 from training.loop import Trainer
 from training.options import Recipe, TrainOptions
+from training.stores import FrameStore, Joined, Store
 from training.subspace import fit_subspace
 from training.tiles import pieces, training_store
 from training.validate import Validation

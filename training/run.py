@@ -16,7 +16,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from training import checkpoint
-from training.batches import FrameStore
 from training.calibrate import calibrate
 from training.data import DataSet, Sample, frame_shapes
 from training.drift import drift_reference
@@ -26,6 +25,7 @@ from training.probes import Probes, choose_probes, in_turns
 from training.resources import peak_mib
 from training.rounds import Rounds
 from training.splits import split
+from training.stores import FrameStore
 from training.subspace import fit_subspace
 from training.tile_choice import plan_tiles, survey
 from training.tiles import pieces

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.batches import Store, good_places
+from training.stores import Store, good_places
 from vision.console import track
 from vision.model.detector import Detector
 from vision.model.subspace import rest

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batches import Store
 from training.data import Sample
 from training.masks import Blob, find_blobs
+from training.stores import Store
 from vision.console import say
 from vision.errors import DataError
 from vision.model.config import ModelConfig

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches import FrameStore
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
+from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs

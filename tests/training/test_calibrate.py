@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.images import make_folder
-from training.batches import FrameStore
 from training.calibrate import SYNTHETIC_MASK_WEIGHT, Calibration, calibrate, fit_on_validation
 from training.data import read_data
 from training.default_point import fit_probabilities
 from training.options import Recipe, TrainOptions, choose_recipe
 from training.splits import split
+from training.stores import FrameStore
 from training.subspace import fit_subspace
 from vision.decision import decide
 from vision.errors import DataError

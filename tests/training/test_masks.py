@@ -8,10 +8,10 @@ import numpy as np
 
 from tests.fakes import make_bundle
 from tests.images import texture, write
-from training.batches import FrameStore
 from training.calibrating import run
 from training.data import Sample
 from training.masks import mask_at_input, mask_on_grid
+from training.stores import FrameStore
 from vision.bundle import load_bundle
 from vision.preprocess import InputSpec
 

@@ -10,11 +10,12 @@ import torch
 
 from tests.images import make_folder
 from tests.vision.test_model import BASE
-from training.batches import FrameStore, TrainingFrames, join
+from training.batches import TrainingFrames, join
 from training.data import read_data
 from training.objective import Objective
 from training.options import TrainOptions, choose_recipe
 from training.splits import split
+from training.stores import FrameStore
 from vision.model.detector import Detector
 from vision.preprocess import InputSpec
 

@@ -17,12 +17,12 @@ from onnx import numpy_helper
 import defectlens
 from tests.images import make_folder
 from training import quantize
-from training.batches import FrameStore
 from training.data import read_data
 from training.export import export_bundle
 from training.options import TrainOptions
 from training.probes import Probes, choose_probes, in_turns
 from training.run import PROBES_FILE, load_run, train_run
+from training.stores import FrameStore
 from vision.bundle import load_bundle
 from vision.engine import EngineOptions
 from vision.engine_onnxruntime import CpuEngine

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 
 from tests.images import make_folder
 from training import data as data_module
-from training.batches import FrameStore, Store, TrainingFrames
+from training.batches import TrainingFrames
 from training.data import read_data
 from training.loop import LAST, Progress, Trainer
 from training.options import TrainOptions, choose_recipe
 from training.rounds import SECOND
 from training.run import Run, load_run, train_run
 from training.splits import split
+from training.stores import FrameStore, Store
 from vision.errors import InputError, SettingsError, TrainingError
 from vision.model.readout import AdditiveReadout
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.images import make_folder
-from training.batches import FrameStore, TrainingFrames
+from training.batches import TrainingFrames
 from training.data import DataSet, read_data
 from training.options import TrainOptions, choose_recipe
 from training.run import train_run
 from training.splits import split
+from training.stores import FrameStore
 from vision.model.config import ModelConfig
 from vision.preprocess import InputSpec
 

@@ -10,8 +10,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from tests.images import make_folder
-from training.batches import FrameStore
 from training.data import read_data
+from training.stores import FrameStore
 from training.subspace import fit_subspace, principal
 from vision.model.backbone import load_pretrained
 from vision.model.config import ModelConfig

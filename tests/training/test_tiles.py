@@ -12,13 +12,14 @@ import torch
 
 from serving import AsyncInspectionClient, InspectionServer, ServerSettings
 from tests.images import make_folder, texture, write
-from training.batches import FrameStore, TrainingFrames
+from training.batches import TrainingFrames
 from training.data import Sample, frame_shapes, read_data
 from training.export import export_bundle
 from training.masks import find_blobs
 from training.options import TrainOptions, choose_recipe
 from training.run import Run, load_run, train_run
 from training.splits import split
+from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from training.tile_choice import Survey, even_tile, plan_tiles, survey
 from training.tiles import GridTiles, TileStore, shows_defect, training_store

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.batches import FrameStore
 from training.explain.figures import resampled_means
 from training.explain.methods import watched_blocks
 from training.explain.subjects import Subject
 from training.metrics import bootstrap_draws, image_auroc, percentile_interval, share_interval
+from training.stores import FrameStore
 from vision.console import track
 from vision.drawing import BACKGROUND, INK, SOFT_INK, Canvas, blend, fitting, put_text
 from vision.explanations import Estimate

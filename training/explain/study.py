@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training.batches import FrameStore
 from training.data import DataSet, Sample
 from training.explain.carried import describe_graph
 from training.explain.figures import mean_with_interval
@@ -27,6 +26,7 @@ from training.metrics import F64
 from training.predictor import FrameEngine
 from training.run import Run
 from training.splits import split
+from training.stores import FrameStore
 from vision.bundle import Bundle
 from vision.console import plain, say
 from vision.decision import softmax

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.batches import FrameStore
 from training.data import DataSet, Sample
 from training.explain.perturb import best_reference
 from training.probes import in_turns
+from training.stores import FrameStore
 from vision.bundle import Bundle
 from vision.errors import DataError
 from vision.postprocess import ANOMALY

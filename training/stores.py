@@ -1,0 +1,93 @@
+"""Labelled pictures of one size, in memory where they fit: what training draws its batches from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data import Sample, read_frame
+from training.masks import mask_at_input
+from vision.preprocess import InputSpec, to_model_input
+
+# Frames at input size are kept in memory up to this many bytes; beyond it they are decoded again when needed.
+_CACHE_BYTES = 4 * 2**30
+
+
+class Store(Protocol):
+    """Labelled pictures of one size, whole frames or tiles of them."""
+
+    @property
+    def samples(self) -> tuple[Sample, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Picture uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pictures of an epoch, where they are chosen."""
+        ...
+
+
+class FrameStore:
+    """Frames and masks at input size, decoded once where memory allows."""
+
+    def __init__(self, samples: Sequence[Sample], spec: InputSpec) -> None:
+        self.samples = tuple(samples)
+        self._spec = spec
+        self._frames: dict[int, NDArray[np.uint8]] = {}
+        self._masks: dict[int, NDArray[np.uint8]] = {}
+        self._fits = len(samples) * spec.height * spec.width * 4 <= _CACHE_BYTES
+        if self._fits:
+            with ThreadPoolExecutor() as pool:
+                for index, pair in enumerate(pool.map(self._read, range(len(samples)))):
+                    self._frames[index], self._masks[index] = pair
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Frame uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
+        return (self._frames[index], self._masks[index]) if self._fits else self._read(index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Whole frames are the same in every epoch."""
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        sample = self.samples[index]
+        frame = to_model_input(read_frame(sample.path, self._spec.white_level), self._spec)
+        return frame, mask_at_input(sample.mask, self._spec)
+
+
+class Joined:
+    """Several stores as one."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._places = [(store, index) for store in stores for index in range(len(store))]
+        self.samples = tuple(sample for store in stores for sample in store.samples)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As of the store that it comes from."""
+        store, place = self._places[index]
+        return store[place]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The same pictures in every epoch: these are stores of whole frames."""
+
+
+def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:
+    """Where the surely good frames of several stores are."""
+    return [
+        (store, index)
+        for store in stores
+        for index, sample in enumerate(store.samples)
+        if sample.label == good and not sample.is_ambiguous
+    ]
