@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,16 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from training.augment import Augmentation
-from training.data import Sample, read_frame
-from training.masks import mask_at_input
+from training.copy_paste import CopyPaste, copied_shares
+from training.data import Sample
 from training.options import Recipe
+from training.stores import Store
 from training.synthesis import add_defect
 from vision.model.config import ModelConfig
 from vision.model.localizer import MAP_STRIDE
-from vision.preprocess import InputSpec, to_model_input
-
-# Frames at input size are kept in memory up to this many bytes; beyond it they are decoded again when needed.
-_CACHE_BYTES = 4 * 2**30
 
 
 @dataclass
@@ -64,82 +59,6 @@ def join(parts: Sequence[Batch]) -> Batch:
     return Batch(**{name: torch.cat(column) for name, column in columns.items()})
 
 
-class Store(Protocol):
-    """Labelled pictures of one size, whole frames or tiles of them."""
-
-    @property
-    def samples(self) -> tuple[Sample, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Picture uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
-        ...
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the pictures of an epoch, where they are chosen."""
-        ...
-
-
-class FrameStore:
-    """Frames and masks at input size, decoded once where memory allows."""
-
-    def __init__(self, samples: Sequence[Sample], spec: InputSpec) -> None:
-        self.samples = tuple(samples)
-        self._spec = spec
-        self._frames: dict[int, NDArray[np.uint8]] = {}
-        self._masks: dict[int, NDArray[np.uint8]] = {}
-        self._fits = len(samples) * spec.height * spec.width * 4 <= _CACHE_BYTES
-        if self._fits:
-            with ThreadPoolExecutor() as pool:
-                for index, pair in enumerate(pool.map(self._read, range(len(samples)))):
-                    self._frames[index], self._masks[index] = pair
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Frame uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
-        return (self._frames[index], self._masks[index]) if self._fits else self._read(index)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Whole frames are the same in every epoch."""
-
-    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        sample = self.samples[index]
-        frame = to_model_input(read_frame(sample.path, self._spec.white_level), self._spec)
-        return frame, mask_at_input(sample.mask, self._spec)
-
-
-class Joined:
-    """Several stores as one."""
-
-    def __init__(self, stores: Sequence[Store]) -> None:
-        self._places = [(store, index) for store in stores for index in range(len(store))]
-        self.samples = tuple(sample for store in stores for sample in store.samples)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """As of the store that it comes from."""
-        store, place = self._places[index]
-        return store[place]
-
-    def set_epoch(self, epoch: int) -> None:
-        """The same pictures in every epoch: these are stores of whole frames."""
-
-
-def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:
-    """Where the surely good frames of several stores are."""
-    return [
-        (store, index)
-        for store in stores
-        for index, sample in enumerate(store.samples)
-        if sample.label == good and not sample.is_ambiguous
-    ]
-
-
 def draws(labels: Sequence[str]) -> dict[str, float]:
     """How often an image of each label is drawn in an epoch: on average once, rare labels more often, by the root of
     their number.
@@ -149,8 +68,21 @@ def draws(labels: Sequence[str]) -> dict[str, float]:
     return {label: usual * count**-0.5 for label, count in counts.items()}
 
 
+def shown(samples: Sequence[Sample], good: str | None, copies: float) -> dict[str, float]:
+    """How often an epoch shows an image of each label, on average: as often as it is drawn, except that the share
+    ``copies`` of the good ones has a copy of a defect and its label.
+    """
+    labels = [sample.label for sample in samples]
+    often, counts, shares = draws(labels), Counter(labels), copied_shares(samples, good)
+    if good not in often or not shares:
+        return often
+    copied = copies * often[good] * counts[good]
+    often[good] *= 1.0 - copies
+    return {label: times + copied * shares.get(label, 0.0) / counts[label] for label, times in often.items()}
+
+
 class TrainingFrames(Dataset[Batch]):
-    """Item *i* of an epoch: one row, or two where a good frame also appears with a synthetic defect.
+    """Item *i* of an epoch: one row, or two where a good frame also appears with a defect.
 
     Every draw depends on (seed, epoch, item) alone: a resumed run sees what an uninterrupted one would have seen.
     """
@@ -171,6 +103,7 @@ class TrainingFrames(Dataset[Batch]):
         self._store.set_epoch(epoch)
         rng = np.random.default_rng((self._seed, epoch))
         labels = [sample.label for sample in self._store.samples]
+        self._copy_paste = CopyPaste(self._store, self._config.good_class, self._augment)
         self._good = [index for index, label in enumerate(labels) if label == self._config.good_class]
         often = draws(labels)
         times = np.floor(np.array([often[label] for label in labels]) + rng.random(len(labels))).astype(int)
@@ -185,11 +118,12 @@ class TrainingFrames(Dataset[Batch]):
         frame, mask = self._augment(*self._store[index], seed=int(rng.integers(2**32)))
         sample = self._store.samples[index]
         row = self._row(frame, mask, sample)
-        if not (self._recipe.synthetic and sample.label == self._config.good_class):
+        if sample.label != self._config.good_class:
             return row
-        other, _ = self._store[self._good[int(rng.integers(len(self._good)))]]
-        damaged, damage = add_defect(frame, other, rng)
-        pair = join([row, self._synthetic_row(damaged, damage)])
+        copied = self._copied_row(frame, rng)
+        if not self._recipe.synthetic:
+            return row if copied is None else copied
+        pair = join([row, self._synthetic_row(frame, rng) if copied is None else copied])
         pair.clean_row = torch.zeros(2, dtype=torch.long)  # both rows show the frame that row 0 shows undamaged
         return pair
 
@@ -214,12 +148,21 @@ class TrainingFrames(Dataset[Batch]):
             clean_row=torch.tensor([0 if is_good else -1]),
         )
 
-    def _synthetic_row(self, frame: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Batch:
+    def _copied_row(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> Batch | None:
+        """In some cases: the frame with a labelled defect of another one, if there are such."""
+        if not self._recipe.copy_paste or rng.random() >= self._recipe.copy_paste:
+            return None
+        pasted = self._copy_paste(frame, rng)
+        return None if pasted is None else self._row(*pasted)
+
+    def _synthetic_row(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> Batch:
+        other, _ = self._store[self._good[int(rng.integers(len(self._good)))]]
+        damaged, mask = add_defect(frame, other, rng)
         target = torch.zeros(1, len(self._config.classes))
         if self._config.classes[1:] == ("anomaly",):
             target[0, 1] = 1.0  # the only case in which the class of a synthetic defect is known
         return Batch(
-            frames=torch.from_numpy(frame)[None],
+            frames=torch.from_numpy(damaged)[None],
             mask=_shrink(mask),
             has_mask=torch.tensor([True]),
             target=target,

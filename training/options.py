@@ -17,6 +17,11 @@ Device = Literal["auto", "cpu", "cuda"]
 _ENOUGH_TO_TUNE = 40
 # More patterns of good frames than this gained nothing, and they are most of a bundle's size.
 _MOST_PATTERNS = 256
+# A few labelled defects are copied to this share of the good frames, where they are enough that each makes up no more
+# than this; synthetic ones keep in sight what is unlike any of them.
+_COPIES, _COPIES_OF_ONE = 0.5, 0.025
+# Where the whole network is trained: the share, and from how many masked defects on it gained nothing.
+_COPIES_TUNED, _MANY_MASKED = 0.3, 150
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
 
@@ -85,13 +90,16 @@ class Recipe:
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
     ``subspace``: how many patterns of good frames to solve for after training; 0 for none.
-    ``synthetic``: every good image also appears with a synthetic defect. ``why`` says it in words.
+    ``synthetic``: every good image also appears with a synthetic defect. ``copy_paste``: in this share of the cases,
+    with a labelled one of another image instead; without synthetic defects, instead of appearing as good.
+    ``why`` says it in words.
     """
 
     tune_backbone: bool
     reconstruction: bool
     subspace: int
     synthetic: bool
+    copy_paste: float
     class_map: bool
     flips: bool
     epochs: int
@@ -115,6 +123,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             reconstruction=False,
             subspace=min(_MOST_PATTERNS, good // 2) if data.good_class and good >= _FEWEST_PATTERNED else 0,
             synthetic=False,
+            copy_paste=_COPIES_TUNED if 0 < masked < _MANY_MASKED and data.good_class is not None else 0.0,
             class_map=masked > 0 and data.good_class is not None,
             flips=True if options.flips is None else options.flips,
             epochs=options.epochs_of(10),
@@ -122,13 +131,15 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,
             augmentation=1.0,
-            why=f"{counted}: enough labelled defects to train the whole network",
+            why=f"{counted}: enough labelled defects to train the whole network"
+            + (", copied to other parts as well" if 0 < masked < _MANY_MASKED else ""),
         )
     return Recipe(
         tune_backbone=False,
         reconstruction=options.reconstruction,
         subspace=min(_MOST_PATTERNS, good // 2),
         synthetic=True,
+        copy_paste=min(_COPIES, masked * _COPIES_OF_ONE),
         class_map=masked > 0,
         flips=bool(options.flips),
         epochs=options.epochs_of(4),
@@ -137,5 +148,6 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         backbone_learning_rate=0.0,
         augmentation=0.3,
         why=f"{counted}: frozen backbone, subspace of good frames, synthetic defects"
+        + (", labelled ones copied to other parts" if masked else "")
         + (", reconstruction of normal features" if options.reconstruction else ""),
     )

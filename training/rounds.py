@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from training.batches import draws
+from training.batches import shown
 from training.calibrate import Fitted, fit_on_validation
 from training.loop import Trainer
 from training.options import Recipe, TrainOptions
@@ -112,5 +112,5 @@ class Rounds:
         config = self._detector.config
         if not self._recipe.tune_backbone or self._cuts:
             return [0.0] * len(config.classes)
-        often = draws([sample.label for sample in frames.samples])
+        often = shown(frames.samples, config.good_class, self._recipe.copy_paste)
         return [math.log(often.get(name, 1.0)) for name in config.classes]

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.images import make_folder, spot_mask, texture, write
-from training.batches import Batch, FrameStore, TrainingFrames, draws, join
+from training.batches import Batch, TrainingFrames, draws, join, shown
 from training.data import frame_shapes, read_data
 from training.options import TrainOptions, choose_recipe
 from training.run import choose_input
 from training.splits import split
+from training.stores import FrameStore
 from vision.model.config import ModelConfig
 from vision.preprocess import InputSpec
 
@@ -127,3 +128,33 @@ def test_rare_labels_are_drawn_more_often_and_an_epoch_is_as_long_as_the_data() 
     often = draws(labels)
     assert often["crack"] == pytest.approx(3 * often["good"])
     assert sum(often[label] for label in labels) == pytest.approx(100)
+
+
+def test_a_few_labelled_defects_are_shown_on_other_parts_too(tmp_path: Path, options: TrainOptions) -> None:
+    frames = _frames(make_folder(tmp_path, train={"good": 40, "crack": 12, "fray": 12}), options)
+    pairs = [batch for batch in (frames[index] for index in range(len(frames))) if len(batch) == 2]
+    copied = [pair for pair in pairs if float(pair.target[1].sum()) > 0]
+    assert 0.2 < len(copied) / len(pairs) < 0.8
+    assert {int(pair.defect_class[1]) for pair in copied} == {0, 1}
+    for pair in copied:
+        assert pair.target[0].tolist() == [1, 0, 0]  # the good part keeps its label
+        assert pair.clean_row.tolist() == [0, 0]
+        assert float(pair.mask[1].max()) == 1
+
+
+def test_where_the_backbone_is_trained_a_copy_takes_the_place_of_a_good_image(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    frames = _frames(make_folder(tmp_path, train={"good": 120, "crack": 60}), options)
+    labels = [sample.label for sample in frames._store.samples]
+    rows: list[Batch] = []
+    for epoch in range(2):
+        frames.set_epoch(epoch)
+        rows += [frames[index] for index in range(len(frames))]
+    assert all(len(row) == 1 for row in rows)
+    defects = sum(int(row.defect_class) == 0 for row in rows)
+    often = shown(frames._store.samples, "good", frames._recipe.copy_paste)
+    assert defects == pytest.approx(2 * often["crack"] * labels.count("crack"), rel=0.15)
+    assert often["crack"] > 1.1 * draws(labels)["crack"]
+    assert often["good"] == pytest.approx(0.7 * draws(labels)["good"])
+    assert sum(often[label] for label in labels) == pytest.approx(len(labels))
