@@ -191,9 +191,9 @@ def test_a_survey_sees_sizes_and_the_smallest_defects(tmp_path: Path) -> None:
     assert survey([nothing], "good", frame_shapes([nothing], 65535)).smallest is None
 
 
-def _tiled_run(root: Path, options: TrainOptions, *, good: int, dots: int, masks: bool = True) -> Run:
+def _tiled_run(root: Path, options: TrainOptions, *, good: int, dots: int, masks: bool = True, epochs: int = 1) -> Run:
     data = read_data(_folder(root / "data", good=good, dots=dots, masks=masks))
-    return train_run(data, replace(options, size=None, tile="128", epochs=1), root / "run", resume=False)
+    return train_run(data, replace(options, size=None, tile="128", epochs=epochs), root / "run", resume=False)
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_defects_without_masks_train_through_the_whole_frame(tmp_path: Path, opt
 async def test_torch_bundle_engines_and_server_give_one_score_for_tiled_frames(
     tmp_path: Path, options: TrainOptions
 ) -> None:
-    run = _tiled_run(tmp_path, options, good=16, dots=60)
+    run = _tiled_run(tmp_path, options, good=16, dots=60, epochs=2)
     bundle = export_bundle(run, tmp_path / "bundle", quantize=["int8"])
     reference = TorchEngine(run.detector)
     for provider, precision in (("cpu", "fp32"), ("openvino", "fp32")):
