@@ -1,4 +1,4 @@
-"""From samples to tensors: frames at input size, augmented or given a synthetic defect, the same for the same seed."""
+"""From samples to tensors: frames at input size, augmented or given a defect, the same for the same seed."""
 
 from __future__ import annotations
 

@@ -118,12 +118,13 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     counted = f"{good} good and {len(defects)} defective images ({masked} with masks)"
     labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
     if labelled:
+        few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
         return Recipe(
             tune_backbone=True,
             reconstruction=False,
             subspace=min(_MOST_PATTERNS, good // 2) if data.good_class and good >= _FEWEST_PATTERNED else 0,
             synthetic=False,
-            copy_paste=_COPIES_TUNED if 0 < masked < _MANY_MASKED and data.good_class is not None else 0.0,
+            copy_paste=_COPIES_TUNED if few_masks else 0.0,
             class_map=masked > 0 and data.good_class is not None,
             flips=True if options.flips is None else options.flips,
             epochs=options.epochs_of(10),
@@ -132,7 +133,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             backbone_learning_rate=5e-4,
             augmentation=1.0,
             why=f"{counted}: enough labelled defects to train the whole network"
-            + (", copied to other parts as well" if 0 < masked < _MANY_MASKED else ""),
+            + (", copied to other parts as well" if few_masks else ""),
         )
     return Recipe(
         tune_backbone=False,

@@ -3,11 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tests.images import write
 from training.augment import Augmentation
 from training.copy_paste import CopyPaste
 from training.data import Sample
@@ -18,12 +17,6 @@ _SIZE = (96, 128)
 _STILL = Augmentation(flips=False, strength=0.0)
 
 
-def _write(root: Path, name: str, pixels: NDArray[np.uint8]) -> Path:
-    path = root / name
-    assert cv2.imwrite(str(path), pixels)
-    return path
-
-
 def _store(root: Path, spots: Sequence[tuple[int, int]], *, dark: int = 60, side: int = 10) -> FrameStore:
     """Dark parts with a bright square at each of the places, of class ``spot``."""
     samples = []
@@ -31,8 +24,8 @@ def _store(root: Path, spots: Sequence[tuple[int, int]], *, dark: int = 60, side
         frame, mask = np.full((*_SIZE, 3), dark, np.uint8), np.zeros(_SIZE, np.uint8)
         frame[top : top + side, left : left + side] = 2 * dark
         mask[top : top + side, left : left + side] = 255
-        picture = _write(root, f"{number}.png", frame)
-        samples.append(Sample(picture, "spot", _write(root, f"{number}_mask.png", mask), 1.0))
+        picture = write(root / f"{number}.png", frame)
+        samples.append(Sample(picture, "spot", write(root / f"{number}_mask.png", mask), 1.0))
     return FrameStore(samples, InputSpec(*_SIZE))
 
 
@@ -59,7 +52,7 @@ def test_what_covers_most_of_a_part_is_not_copied(tmp_path: Path) -> None:
 
 
 def test_without_masks_nothing_is_copied(tmp_path: Path) -> None:
-    path = _write(tmp_path, "crack.png", np.full((*_SIZE, 3), 60, np.uint8))
+    path = write(tmp_path / "crack.png", np.full((*_SIZE, 3), 60, np.uint8))
     store = FrameStore([Sample(path, "crack", None, 1.0)], InputSpec(*_SIZE))
     assert CopyPaste(store, "good", _STILL)(np.full((*_SIZE, 3), 100, np.uint8), np.random.default_rng(0)) is None
 
