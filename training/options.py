@@ -125,7 +125,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             subspace=min(_MOST_PATTERNS, good // 2) if data.good_class and good >= _FEWEST_PATTERNED else 0,
             synthetic=False,
             copy_paste=_COPIES_TUNED if few_masks else 0.0,
-            class_map=masked > 0 and data.good_class is not None,
+            class_map=masked > 0,
             flips=True if options.flips is None else options.flips,
             epochs=options.epochs_of(10),
             passes=1,

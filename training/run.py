@@ -96,7 +96,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         class_map=recipe.class_map,
         mixer=options.mixer,
         heads=options.heads,
-        guided_readout=data.good_class is not None,
+        guided_readout=data.good_class is not None or recipe.class_map,
         subspace=recipe.subspace,
         tile_height=plan.tile[0] if plan.tile else 0,
         tile_width=plan.tile[1] if plan.tile else 0,

@@ -46,9 +46,9 @@ class PixelTally:
         self._notes: list[str] = []
         if not self._wanted:
             self._notes.append("There are no pixel metrics: no image of a defect has a mask.")
-        elif not manifest.has_anomaly_score:
+        elif manifest.operating_point.pixel_threshold is None:
             self._notes.append(
-                "There are no pixel metrics: the model has no anomaly map, for it never saw a good part."
+                "There are no pixel metrics: the model has no anomaly map, for it saw neither a good part nor a mask."
             )
 
     def add(self, sample: Sample, inspection: Inspection) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import Sample
+from training.data import NO_DEFECT, Sample
 from training.masks import Blob, find_blobs
 from training.stores import Store
 from vision.console import say
@@ -48,11 +48,12 @@ class TileStore:
     """Tiles of training frames, drawn anew for every epoch: another ``Store`` for those who train.
 
     Frames with a defect and its mask give tiles around the defect, which keep its label, and tiles without any of it,
-    which are good ones. Good frames give a bounded number of tiles from anywhere. A defect without a mask could be
-    anywhere in its frame: such frames give none.
+    which are good ones; without a good class (``good`` None) they have the label ``NO_DEFECT``. Good frames give a
+    bounded number of tiles from anywhere. A defect without a mask could be anywhere in its frame: such frames give
+    none.
     """
 
-    def __init__(self, frames: Store, grid: TileGrid, good: str, seed: int) -> None:
+    def __init__(self, frames: Store, grid: TileGrid, good: str | None, seed: int) -> None:
         self._frames, self._grid, self._good, self._seed = frames, grid, good, seed
         self._blobs = {
             index: find_blobs(frames[index][1])
@@ -77,13 +78,14 @@ class TileStore:
         for index, blobs in self._blobs.items():
             sample = self._frames.samples[index]
             drawn += [(place, sample) for place in self._around(index, blobs, rng)]
-            clean = replace(sample, label=self._good, mask=None, defect_probability=0.0)
+            clean = replace(sample, label=self._good or NO_DEFECT, mask=None, defect_probability=0.0)
             drawn += [(place, clean) for place in self._beside(index, blobs, rng)]
         good = [index for index, sample in enumerate(self._frames.samples) if sample.label == self._good]
         defective = sum(sample.label != self._good for _, sample in drawn)
         wanted = min(len(good) * len(self._grid), max(len(good), _GOOD_TILES, 2 * defective))
         # Every frame about as often as any other.
-        order = np.concatenate([rng.permutation(good) for _ in range(-(-wanted // max(1, len(good))))])[:wanted]
+        rounds = [rng.permutation(good) for _ in range(-(-wanted // max(1, len(good))))]
+        order = np.concatenate(rounds)[:wanted] if rounds else ()
         drawn += [(self._anywhere(int(index), rng), self._frames.samples[int(index)]) for index in order]
         self._places = [place for place, _ in drawn]
         self.samples = tuple(sample for _, sample in drawn)
@@ -149,7 +151,7 @@ def training_store(frames: Store, config: ModelConfig, seed: int, *, cuts: bool)
     Raises:
         DataError: no tile is left.
     """
-    if not cuts or config.tiles is None or config.good_class is None:
+    if not cuts or config.tiles is None or not config.localizes:
         return frames
     store = TileStore(frames, config.tiles, config.good_class, seed)
     left = sum(sample.label != config.good_class and sample.mask is None for sample in frames.samples)

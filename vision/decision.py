@@ -24,14 +24,14 @@ ClassHit = tuple[str, float]
 class OperatingPoint:
     """Thresholds of one bundle; a score ``>=`` its threshold is a hit.
 
-    ``image_threshold``, ``review_threshold`` and ``pixel_threshold`` are on the raw anomaly scale and None where the
-    model has no anomaly score. ``class_threshold`` (0..1, on class scores) is used only there. ``class_thresholds``
-    (0..1, by defect class, on calibrated probabilities): a frame that reaches one is a REJECT whatever its anomaly
-    score. ``class_pixel_thresholds``: in place of ``pixel_threshold`` where a defect class is favoured that has one of
-    its own. ``unknown_below``: a REJECT by the anomaly score is an unknown defect where the defect classes together
-    have a lower calibrated probability; None where it is never said. ``evidence`` states in words how the point was
-    chosen, on how many images, and what it promises; ``basis`` states the same in fields (bundles of earlier versions:
-    None).
+    ``image_threshold``, ``review_threshold`` and ``pixel_threshold`` are on the raw anomaly scale; the first two are
+    None where the model has no anomaly score, the third where it has no anomaly map. ``class_threshold`` (0..1, on
+    class scores) is used only there. ``class_thresholds`` (0..1, by defect class, on calibrated probabilities): a frame
+    that reaches one is a REJECT whatever its anomaly score. ``class_pixel_thresholds``: in place of ``pixel_threshold``
+    where a defect class is favoured that has one of its own. ``unknown_below``: a REJECT by the anomaly score is an
+    unknown defect where the defect classes together have a lower calibrated probability; None where it is never said.
+    ``evidence`` states in words how the point was chosen, on how many images, and what it promises; ``basis`` states
+    the same in fields (bundles of earlier versions: None).
     """
 
     image_threshold: float | None
@@ -46,16 +46,20 @@ class OperatingPoint:
 
     def __post_init__(self) -> None:
         three = (self.image_threshold, self.review_threshold, self.pixel_threshold)
-        if any(value is None for value in three) != all(value is None for value in three):
-            raise SettingsError(f"an operating point has all three anomaly thresholds or none; got {three}")
-        if self.image_threshold is not None and self.review_threshold is not None:
-            if not all(math.isfinite(value) for value in three if value is not None):
-                raise SettingsError(f"thresholds must be finite numbers; got {three}")
-            if self.review_threshold > self.image_threshold:
-                raise SettingsError(
-                    f"review_threshold ({self.review_threshold}) must not be above image_threshold "
-                    f"({self.image_threshold}): parts between them go to review"
-                )
+        missing = tuple(value is None for value in three)
+        if missing not in ((False, False, False), (True, True, False), (True, True, True)):
+            raise SettingsError(
+                "an operating point has image, review and pixel threshold, the pixel threshold alone (a model without "
+                f"an anomaly score), or none; got {three}"
+            )
+        if not all(math.isfinite(value) for value in three if value is not None):
+            raise SettingsError(f"thresholds must be finite numbers; got {three}")
+        image, review = self.image_threshold, self.review_threshold
+        if image is not None and review is not None and review > image:
+            raise SettingsError(
+                f"review_threshold ({review}) must not be above image_threshold ({image}): parts between them go to "
+                "review"
+            )
         if not 0.0 <= self.class_threshold <= 1.0:
             raise SettingsError(f"class_threshold must be in 0..1; got {self.class_threshold}")
         # At 0 every part would be a reject, and nobody means that.

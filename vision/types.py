@@ -63,9 +63,10 @@ class ModelOutputs:
     ``class_logits`` ``[N, C]``; ``saliency_map`` ``[N, C, h, w]``, the contributions that add up to the logit (minus
     its bias); ``attention_map`` ``[N, C, h, w]``, each class's query over the tokens, adding up to 1.
     ``anomaly_score`` ``[N]`` and ``anomaly_map`` ``[N, h', w']``, raw, higher is worse: None where the model never saw
-    a good part. ``class_map`` ``[N, D, h', w']``, per pixel which of the D defect classes it is *if* it is defective
-    (adding up to 1 over D): None where no masks of labelled defects were given. ``embedding`` ``[N, E]``: what the
-    frame is like as a whole, for comparison with other frames; None in bundles of earlier versions.
+    a good part, but for the map of one that saw masks of defects. ``class_map`` ``[N, D, h', w']``, per pixel which of
+    the D defect classes it is *if* it is defective (adding up to 1 over D): None where no masks of labelled defects
+    were given. ``embedding`` ``[N, E]``: what the frame is like as a whole, for comparison with other frames; None in
+    bundles of earlier versions.
     """
 
     class_logits: FloatArray

@@ -34,7 +34,7 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
     config = ModelConfig(
         "test_efficientnet", 64, 96, data.classes, data.good_class, recipe.reconstruction, recipe.class_map, dim=32,
         depth=1, heads=4, reconstruction_dim=32, reconstruction_depth=1, subspace=recipe.subspace,
-        guided_readout=data.good_class is not None,
+        guided_readout=data.good_class is not None or recipe.class_map,
     )  # fmt: skip
     torch.manual_seed(0)
     stores = (FrameStore(parts.validation, _SPEC), FrameStore(parts.calibration, _SPEC))
@@ -140,13 +140,26 @@ def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, option
     assert fewer.images == whole.images - 5
 
 
-def test_a_model_without_good_parts_gets_no_anomaly_thresholds(tmp_path: Path, options: TrainOptions) -> None:
-    root = make_folder(tmp_path, train={"crack": 20, "fray": 20})
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_model_without_good_parts_gets_no_anomaly_thresholds(
+    tmp_path: Path, options: TrainOptions, masks: bool
+) -> None:
+    root = make_folder(tmp_path, train={"crack": 70, "fray": 20}, masks=masks)
     outcome = calibrated(*_parts(root, options))
-    assert outcome.point.image_threshold is None
+    assert outcome.point.image_threshold is outcome.point.review_threshold is None
+    assert (outcome.point.pixel_threshold is not None) == masks
+    assert ("best pixel F1 on validation masks" in outcome.point.evidence) == masks
     assert outcome.scores == ()
     assert decide(outcome.point, None, "crack", 0.99)[0] is Verdict.REJECT
     assert decide(outcome.point, None, "crack", 0.2)[0] is Verdict.REVIEW
+
+
+def test_few_masks_without_good_parts_show_what_is_likelier_a_defect_than_not(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    outcome = calibrated(*_parts(make_folder(tmp_path, train={"crack": 12, "fray": 12}), options))
+    assert outcome.point.pixel_threshold == 0.0
+    assert "too few validation images have a mask" in outcome.point.evidence
 
 
 def test_no_good_image_for_calibration_is_an_error(tmp_path: Path, options: TrainOptions) -> None:

@@ -40,6 +40,25 @@ def test_evidence_is_asked_of_defects_whose_class_and_mask_are_known(
     assert float(found["evidence"]) == 0
 
 
+def test_defects_alone_teach_where_they_are_and_not_whether_a_frame_has_one(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    data = read_data(make_folder(tmp_path, train={"crack": 12, "fray": 12}))
+    parts = split(data, 0)
+    recipe = choose_recipe(data, parts, options)
+    config = replace(BASE, height=64, width=96, classes=data.classes, good_class=None)
+    frames = TrainingFrames(FrameStore(parts.train, InputSpec(64, 96)), config, recipe, seed=4)
+    batch = join([frames[index] for index in range(8)])
+    torch.manual_seed(0)
+    objective = Objective(Detector(config), recipe)
+    _, found = objective(batch)
+    assert set(found) == {"class", "pixel", "class_map", "evidence"}, "that every frame has one needs no learning"
+    assert min(float(value) for value in found.values()) > 0
+    batch.target[batch.target[:, 0] == 0] = 0.0  # the first class is a defect here, and its evidence has a place
+    _, found = objective(batch)
+    assert float(found["evidence"]) > 0
+
+
 def test_training_changes_the_backbone_s_weights_and_not_the_statistics_of_its_normalisation(
     tmp_path: Path, options: TrainOptions
 ) -> None:

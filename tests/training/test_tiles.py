@@ -12,8 +12,8 @@ import torch
 
 from serving import AsyncInspectionClient, InspectionServer, ServerSettings
 from tests.images import make_folder, texture, write
-from training.batches import TrainingFrames
-from training.data import Sample, frame_shapes, read_data
+from training.batches import TrainingFrames, join
+from training.data import NO_DEFECT, Sample, frame_shapes, read_data
 from training.export import export_bundle
 from training.masks import find_blobs
 from training.options import TrainOptions, choose_recipe
@@ -87,6 +87,23 @@ def test_an_epoch_shows_defects_often_good_tiles_boundedly_and_labels_what_is_th
     assert not all(np.array_equal(one, store[index][0]) for index, one in enumerate(before))
     store.set_epoch(0)
     assert all(np.array_equal(one, store[index][0]) for index, one in enumerate(before))
+
+
+def test_without_good_frames_what_is_beside_a_defect_has_no_class(tmp_path: Path, options: TrainOptions) -> None:
+    data = read_data(_folder(tmp_path, good=0, dots=12))
+    assert data.good_class is None
+    recipe = choose_recipe(data, split(data, 0), options)
+    config = ModelConfig("none", 128, 352, data.classes, None, False, recipe.class_map, tile_height=96, tile_width=128)
+    store = training_store(FrameStore(data.train, InputSpec(128, 352)), config, 0, cuts=True)
+    counts = Counter(sample.label for sample in store.samples)
+    assert counts["dot"] == 48
+    assert 12 <= counts[NO_DEFECT] <= 24
+    frames = TrainingFrames(store, config, recipe, seed=0)
+    batch = join([frames[index] for index in range(len(frames))])
+    assert bool(batch.has_mask.all())
+    shown = batch.mask.amax(dim=(1, 2)) > 0.5
+    torch.testing.assert_close(batch.target.sum(dim=1), shown.float())
+    torch.testing.assert_close(batch.defect_class, torch.where(shown, 0, -1))
 
 
 def test_good_frames_give_each_about_as_many_tiles_and_no_more_than_an_epoch_can_take(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vision.types import Verdict
 
 POINT = OperatingPoint(image_threshold=0.8, review_threshold=0.6, pixel_threshold=0.5)
 CLASSES_ONLY = OperatingPoint(None, None, None, class_threshold=0.7)
+WITH_MASKS = replace(CLASSES_ONLY, pixel_threshold=-0.3, class_pixel_thresholds={"scratch": 0.2})
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,22 @@ def test_the_anomaly_score_decides(score: float | None, verdict: Verdict) -> Non
 @pytest.mark.parametrize(
     ("score", "verdict"), [(0.7, Verdict.REJECT), (0.69, Verdict.REVIEW), (math.nan, Verdict.NO_VERDICT)]
 )
-def test_without_a_good_class_nothing_passes(score: float, verdict: Verdict) -> None:
-    assert decide(CLASSES_ONLY, None, "scratch", score)[0] is verdict
+@pytest.mark.parametrize("point", [CLASSES_ONLY, WITH_MASKS])
+def test_without_a_good_class_nothing_passes(point: OperatingPoint, score: float, verdict: Verdict) -> None:
+    assert decide(point, None, "scratch", score)[0] is verdict
 
 
 @pytest.mark.parametrize(
     "values",
-    [(0.8, None, 0.5), (None, None, 0.5), (0.5, 0.6, 0.5), (math.nan, 0.1, 0.1), (math.inf, 0.1, 0.1)],
+    [
+        (0.8, None, 0.5),
+        (None, 0.6, 0.5),
+        (0.8, 0.6, None),
+        (None, None, math.nan),
+        (0.5, 0.6, 0.5),
+        (math.nan, 0.1, 0.1),
+        (math.inf, 0.1, 0.1),
+    ],
 )
 def test_impossible_operating_points(values: tuple[float | None, ...]) -> None:
     with pytest.raises(SettingsError):

@@ -57,7 +57,7 @@ def test_maps_add_up_in_torch(variant: str, weights: int, height: int, width: in
         outputs = detector(torch.from_numpy(picture(height, width, kind, seed))[None])
     total = detector.readout.bias + outputs.saliency_map.sum(dim=(2, 3))
     torch.testing.assert_close(total, outputs.class_logits, atol=EXACT, rtol=0)
-    if outputs.anomaly_map is not None:
+    if outputs.anomaly_score is not None:
         values = outputs.anomaly_map[0].numpy()
         explained = float((score_shares(values) * values).sum(dtype=np.float64))
         assert abs(explained - float(outputs.anomaly_score[0])) <= EXACT

@@ -44,6 +44,7 @@ VARIANTS = {
     "subspace": replace(BASE, classes=("good", "anomaly"), class_map=False, subspace=8),
     "everything": replace(BASE, reconstruction=True, subspace=8),
     "no good class": replace(BASE, classes=("crack", "fray"), good_class=None, class_map=False, guided_readout=False),
+    "masks of defects alone": replace(BASE, classes=("crack", "fray"), good_class=None),
     "not guided": replace(BASE, guided_readout=False),
 }
 
@@ -66,11 +67,15 @@ def test_outputs_have_the_promised_shapes(detector: Detector) -> None:
     grid = (24, 32) if config.guided_readout else (6, 8)
     assert outputs.saliency_map.shape == outputs.attention_map.shape == (2, len(config.classes), *grid)
     torch.testing.assert_close(outputs.attention_map.sum(dim=(2, 3)), torch.ones(2, len(config.classes)))
-    if config.good_class is None:
+    if not config.localizes:
         assert outputs.anomaly_map is outputs.anomaly_score is outputs.class_map is None
         return
     assert outputs.anomaly_map.shape == (2, 24, 32)
-    assert outputs.anomaly_score.shape == (2,)
+    if config.good_class is None:  # what looks like a labelled defect can be said, how unlike a good part it is cannot
+        assert outputs.anomaly_score is None
+        torch.testing.assert_close(outputs.anomaly_map, outputs.mask_logits[:, 0])
+    else:
+        assert outputs.anomaly_score.shape == (2,)
     assert (outputs.class_map is not None) == config.class_map
     if outputs.class_map is not None:
         assert outputs.class_map.shape == (2, 2, 24, 32)
@@ -161,7 +166,7 @@ def test_logits_are_lowered_through_the_bias_so_that_the_map_stays_and_still_add
 def test_models_of_earlier_versions_have_no_guided_readout() -> None:
     before = {name: value for name, value in BASE.as_dict().items() if name != "guided_readout"}
     assert not ModelConfig.from_dict(before).guided_readout
-    with pytest.raises(SettingsError, match="no good class, and so no mask"):
+    with pytest.raises(SettingsError, match="neither a good class nor masks"):
         replace(BASE, classes=("crack",), good_class=None, class_map=False)
 
 

@@ -236,6 +236,17 @@ def test_a_model_that_knows_no_good_part(manifest: Manifest) -> None:
     assert unsure.verdict is Verdict.REVIEW
     assert unsure.anomaly_score is unsure.calibrated_anomaly_score is unsure.anomaly_map is None
     assert unsure.regions == ()
+    # It saw masks of defects: where they are can be shown, and what they are, but no part passes for want of them.
+    marked = blank()
+    marked[10:12, 20:24] = 1.0
+    classes = np.stack([np.full_like(marked, 0.9), np.full_like(marked, 0.1)])[None]
+    masks = replace(bare, operating_point=replace(bare.operating_point, pixel_threshold=0.5))
+    seen = replace(outputs_of(marked, logits=(0.0, 4.0)), anomaly_score=None, class_map=classes)
+    found = judge(seen, masks, 40, 60)
+    assert found.anomaly_score is None
+    assert [(region.label, region.area_px) for region in found.regions] == [("dent", 8)]
+    clean = replace(outputs_of(blank(), logits=(0.0, 0.1)), anomaly_score=None)
+    assert judge(clean, masks, 40, 60).verdict is Verdict.REVIEW
 
 
 def test_a_score_that_is_no_number_gives_no_verdict(manifest: Manifest) -> None:

@@ -67,7 +67,7 @@ def test_a_grid_of_one_tile_is_a_frame_in_one_piece(name: str) -> None:
     assert tiled.top_share == whole.top_share
 
 
-@pytest.mark.parametrize("name", ["everything", "sparse mixer", "no good class"])
+@pytest.mark.parametrize("name", ["everything", "sparse mixer", "no good class", "masks of defects alone"])
 def test_tiled_frames_have_one_answer_that_adds_up_in_any_batch(name: str) -> None:
     detector = _made(TILED[name])
     batch = frames(3, 224, 320)
@@ -79,7 +79,7 @@ def test_tiled_frames_have_one_answer_that_adds_up_in_any_batch(name: str) -> No
     for one, other in zip(alone[:7], together[:7], strict=True):
         if one is not None:
             torch.testing.assert_close(one[0], other[1], atol=1e-4, rtol=1e-4)
-    if together.anomaly_map is not None:
+    if together.anomaly_score is not None:
         shares = score_shares(together.anomaly_map[0].numpy(), detector.top_share)
         assert (shares > 0).sum() == round(0.01 * 24 * 32), "as many cells as of one tile"
         score = float((shares * together.anomaly_map[0].numpy()).sum())

@@ -16,11 +16,11 @@ class ModelConfig:
     ``height`` and ``width`` are the input size in pixels, multiples of 32. ``classes`` are the read-out's, the good
     class first where there is one. ``reconstruction``: the model has the blocks that predict the features of a normal
     part. ``class_map``: the mask head also tells the defect classes apart per pixel. A model without a good class has
-    neither an anomaly score nor a map. ``subspace``: whole-frame patterns of good frames for each stride (see
-    ``vision.model.subspace``); 0 for none, as in models of earlier versions. ``guided_readout``: classes are read off
-    where the mask head sees a defect; for models with a good class, and not in earlier versions. ``tile_height`` and
-    ``tile_width``: frames go through the network in overlapping tiles of this size (``vision.model.tiling``); 0 for
-    frames in one piece, as in earlier versions.
+    no anomaly score, and a map only with ``class_map``: of what looks like a labelled defect. ``subspace``: whole-frame
+    patterns of good frames for each stride (see ``vision.model.subspace``); 0 for none, as in models of earlier
+    versions. ``guided_readout``: classes are read off where the mask head sees a defect; for models that have one, and
+    not in earlier versions. ``tile_height`` and ``tile_width``: frames go through the network in overlapping tiles of
+    this size (``vision.model.tiling``); 0 for frames in one piece, as in earlier versions.
     """
 
     backbone: str
@@ -51,8 +51,8 @@ class ModelConfig:
             raise SettingsError(f"{self.heads} heads do not divide {self.dim} and {self.reconstruction_dim} channels")
         if self.good_class is None and (self.reconstruction or self.subspace):
             raise SettingsError("a map of what is not normal needs good images; this model has no good class")
-        if self.good_class is None and self.guided_readout:
-            raise SettingsError("a guided read-out needs a mask head; this model has no good class, and so no mask")
+        if self.guided_readout and not self.localizes:
+            raise SettingsError("a guided read-out needs a mask head; this model has neither a good class nor masks")
         if self.subspace < 0:
             raise SettingsError(f"the subspace's number of patterns must be at least 0; got {self.subspace}")
         if self.good_class is not None and self.classes[0] != self.good_class:
@@ -60,6 +60,11 @@ class ModelConfig:
         if bool(self.tile_height) != bool(self.tile_width):
             raise SettingsError(f"a tile has both sides or none; got {self.tile_height}x{self.tile_width}")
         _ = self.tiles  # which checks that they fit the frame
+
+    @property
+    def localizes(self) -> bool:
+        """Whether the model has a mask head: good parts, or masks of labelled defects, tell it what is no defect."""
+        return self.good_class is not None or self.class_map
 
     @property
     def tiles(self) -> TileGrid | None:

@@ -68,7 +68,8 @@ class Detector(nn.Module):
 
     The anomaly map is ``Σ_k weight_k · (signal_k − center_k) / scale_k`` over the signals of the localizer
     (reconstruction distance, mask logit and, if there is one, distance to the subspace); weights, centres and scales
-    are buffers set on validation images by ``set_combination``.
+    are buffers set on validation images by ``set_combination``. Without a good class it is the mask logit, and there is
+    no anomaly score: every frame of training had a defect.
     """
 
     map_weight: Tensor
@@ -93,7 +94,7 @@ class Detector(nn.Module):
                 heads=config.heads,
                 dropout=config.dropout,
             )
-        if config.good_class is not None:
+        if config.localizes:
             classes = len(config.defect_classes) if config.class_map else 0
             self.mask_head = MaskHead(channels[:2], config.dim, classes, reconstruction=config.reconstruction)
         self.subspace: NormalSubspace | None = None
@@ -188,7 +189,7 @@ class Detector(nn.Module):
             logits,
             saliency,
             attended,
-            self.pool(anomaly_map),
+            None if self.config.good_class is None else self.pool(anomaly_map),
             anomaly_map,
             class_map,
             found.embedding,

@@ -663,7 +663,9 @@ class InspectResponse(_message.Message):
 
     @_builtins.property
     def anomaly_map(self) -> Global___Map:
-        """Raw, same scale as the model's pixel threshold, higher is worse."""
+        """Raw, same scale as the model's pixel threshold, higher is worse. A model that saw masks of defects and no good part
+        has a map, and no score.
+        """
 
     @_builtins.property
     def saliency_maps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Map]:
@@ -1174,7 +1176,7 @@ Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
 class Explanations(_message.Message):
     """What the maps of an answer add up to, and how good they were as explanations when that was measured. In fp32, to 1e-4:
     a class's logit = its bias + the sum of its saliency map (FLOAT32_GRID); the anomaly score = the mean of the largest
-    `top_share` of the anomaly map's values (FLOAT32_GRID; the number of values is rounded, at least one).
+    `top_share` of the anomaly map's values (FLOAT32_GRID; the number of values is rounded, at least one), where there is one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1344,7 +1346,9 @@ Global___DriftWatch: _TypeAlias = DriftWatch  # noqa: Y015
 
 @_typing.final
 class OperatingPoint(_message.Message):
-    """A score >= its threshold is a hit. The thresholds are raw anomaly scores, not set where the model has none."""
+    """A score >= its threshold is a hit. The thresholds are raw anomaly scores, not set where the model has none: the first
+    two without an anomaly score, the third without an anomaly map.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
