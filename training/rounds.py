@@ -1,7 +1,7 @@
 """Learning in two rounds: from the training images, and once everything is chosen, from the validation images as well.
 
-Where labelled defects teach the whole network, the parts that they were seen on are few, and those of validation are
-missed: on new parts their absence costs more than anything that validation chooses (docs/decisions/0033).
+The parts that labelled defects were seen on are few, and those of validation are missed: on new parts their absence
+costs more than anything that validation chooses (docs/decisions/0033).
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class Rounds:
         return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator)
 
     def _has_more_to_learn(self) -> bool:
-        labels = {sample.label for sample in self._validation.samples}
-        return self._recipe.tune_backbone and bool(labels - {self._detector.config.good_class})
+        return any(sample.label != self._detector.config.good_class for sample in self._validation.samples)
 
     def _shown_too_often(self, frames: Store) -> list[float]:
         """Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much
