@@ -99,9 +99,13 @@ class Trainer:
     def detector(self) -> Detector:
         return self._objective.detector
 
-    def fit(self, *, resume: bool) -> Progress:
-        """Train to the end or to early stopping; the best epoch's weights are loaded when it returns."""
-        progress = self._start(resume=resume)
+    def fit(self, *, resume: bool, measure: bool = True) -> Progress:
+        """Train to the end or to early stopping; the best epoch's weights are loaded when it returns.
+
+        Args:
+            measure: begin with the statistics of features that a reconstruction standardises by.
+        """
+        progress = self._start(resume=resume, measure=measure)
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
         logs = SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step)
         with logs as writer, fast_training(self.detector, self._accelerator.device):
@@ -110,13 +114,13 @@ class Trainer:
         checkpoint.load(self._run / BEST, self.detector)
         return progress
 
-    def _start(self, *, resume: bool) -> Progress:
+    def _start(self, *, resume: bool, measure: bool) -> Progress:
         last = self._run / LAST
         if resume and last.is_file():
             progress = Progress(**checkpoint.load(last, self.detector, self._optimizer))
             say(f"resuming after epoch {progress.epoch} of {self._recipe.epochs}")
             return progress
-        if self.detector.reconstruction is not None:
+        if measure and self.detector.reconstruction is not None:
             self._measure_features()
         return Progress()
 

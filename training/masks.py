@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import read_mask
+from training.data import Sample, read_mask
 from vision.preprocess import InputSpec
 
 # Specks of a mask that lie closer than this, in px, are one defect.
 _TOGETHER_PX = 16
+
+
+def masked_share(defects: Sequence[Sample]) -> float:
+    """How many of these defect images have a mask, in 0..1: 1 where there is no image, and 0 where a class has no mask
+    at all, which learning from masks alone would leave out.
+    """
+    masked = [sample.label for sample in defects if sample.mask is not None]
+    if {sample.label for sample in defects} - set(masked):
+        return 0.0
+    return len(masked) / len(defects) if defects else 1.0
 
 
 def mask_at_input(path: Path | None, spec: InputSpec) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from training.data import DataSet
+from training.masks import masked_share
 from training.splits import Split
 from training.tile_choice import AUTO, OFF, check_side
 from vision.errors import SettingsError
@@ -22,8 +23,15 @@ _MOST_PATTERNS = 256
 _COPIES, _COPIES_OF_ONE = 0.5, 0.025
 # Where the whole network is trained: the share, and from how many masked defects on it gained nothing.
 _COPIES_TUNED, _MANY_MASKED = 0.3, 150
+# Without a good image, masks alone say what is no defect: of so many of the defect images, or none is used.
+_ENOUGH_MASKED = 0.5
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
+
+_WITHOUT_GOOD = {
+    True: "classes, and places from the masks, but no anomaly score",
+    False: "classes alone; masks of half of the images, and some of each class, would show places too",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     counted = f"{good} good and {len(defects)} defective images ({masked} with masks)"
     labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
     if labelled:
+        localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= _ENOUGH_MASKED)
         few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
         return Recipe(
             tune_backbone=True,
@@ -125,7 +134,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             subspace=min(_MOST_PATTERNS, good // 2) if data.good_class and good >= _FEWEST_PATTERNED else 0,
             synthetic=False,
             copy_paste=_COPIES_TUNED if few_masks else 0.0,
-            class_map=masked > 0,
+            class_map=localised,
             flips=True if options.flips is None else options.flips,
             epochs=options.epochs_of(10),
             passes=1,
@@ -133,7 +142,8 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             backbone_learning_rate=5e-4,
             augmentation=1.0,
             why=f"{counted}: enough labelled defects to train the whole network"
-            + (", copied to other parts as well" if few_masks else ""),
+            + (", copied to other parts as well" if few_masks else "")
+            + ("" if data.good_class else f"; no good part: {_WITHOUT_GOOD[localised]}"),
         )
     return Recipe(
         tune_backbone=False,

@@ -21,8 +21,9 @@ _MOST_BYTES = 24 * 2**20
 
 @dataclass(frozen=True)
 class Probes:
-    """``check``: frames that did not train the model, uint8 ``[M, H, W, 3]`` RGB; ``is_defect`` bool ``[M]``, all true
-    for a model without a good class. ``ranges``: training frames, uint8 ``[K, H, W, 3]``, for 8-bit value ranges.
+    """``check``: frames that did not train the model, or in its second round alone, uint8 ``[M, H, W, 3]`` RGB;
+    ``is_defect`` bool ``[M]``, all true for a model without a good class. ``ranges``: training frames, uint8
+    ``[K, H, W, 3]``, for 8-bit value ranges.
     """
 
     check: Frame

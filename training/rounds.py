@@ -87,7 +87,8 @@ class Rounds:
         both = Joined([self._train, self._validation])
         recipe = replace(self._recipe, epochs=max(1, round(_EPOCHS * self._recipe.epochs)))
         say(f"everything is chosen: {recipe.epochs} more epochs, with the {len(self._validation)} validation images")
-        second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume)
+        # The combination was fitted with the statistics of the first round.
+        second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume, measure=False)
         detector.readout.lower(self._shown_too_often(both))
         fit_subspace(detector, pieces([self._train, self._validation], config))
         if fitted.probabilities is not None:

@@ -247,7 +247,7 @@ def _open_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
 
 
 def _golden_frames(stores: dict[str, FrameStore]) -> Frame:
-    """Frames of as many labels as possible, from data that did not train the model where there are any."""
+    """Frames of as many labels as possible, from data that taught no first round where there are any."""
     store = max((stores[name] for name in ("validation", "train")), key=lambda entry: len(entry) >= _GOLDEN_FRAMES)
     turns = in_turns([sample.label for sample in store.samples])
     count = max(2, min(_GOLDEN_FRAMES, _GOLDEN_BYTES // store[0][0].nbytes))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.data import Sample, read_mask
-from training.masks import find_blobs
+from training.masks import find_blobs, masked_share
 from vision.errors import SettingsError
 from vision.model.tiling import OVERLAP, STEP, TileGrid
 from vision.preprocess import InputSpec
@@ -32,8 +32,8 @@ _LARGER = 1.5
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Median ``height`` and ``width`` of the frames as cameras took them, in px; ``smallest`` the side in px of a
-    square as large as the smallest labelled defects (the 10th percentile), None where no mask says it; ``masked`` the
-    share of the defect frames that have a mask, 1 where there is no defect.
+    square as large as the smallest labelled defects (the 10th percentile), None where no mask says it; ``masked`` as
+    ``masked_share`` of the defect frames.
     """
 
     height: float
@@ -68,7 +68,7 @@ def survey(samples: Sequence[Sample], good: str | None, shapes: Sequence[tuple[i
         height=float(np.median([shape[0] for shape in shapes])),
         width=float(np.median([shape[1] for shape in shapes])),
         smallest=float(np.quantile(sides, _SMALLEST_SHARE)) if sides else None,
-        masked=len(masks) / len(defects) if defects else 1.0,
+        masked=masked_share(defects),
     )
 
 
@@ -99,7 +99,8 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
         pixels = one if size_asked else min(native, _MOST_PIXELS)
         return _tiled(spec, found, pixels, side, why, cuts=localised)
     if few_labels or found.smallest is None or not localised:
-        why = f"{size} in one piece: there are too few masks of defects that would ask for tiles"
+        needed = "half of all, some of each class"
+        why = f"{size} in one piece: there are too few masks of defects that would ask for tiles ({needed})"
         return TilePlan(spec, None, cuts=False, why=why)
     shown = found.smallest * (one / native) ** 0.5
     defect = f"the smallest labelled defects are {found.smallest:.0f} px"

@@ -3,7 +3,8 @@
 Two sums are exact, whatever the frame:
 
 - a class's logit = its bias + the sum of its saliency map, on the model's own grid (``ModelOutputs.saliency_map``);
-- the anomaly score = the sum of the anomaly map's values, each times its share in the score (``score_shares``).
+- the anomaly score = the sum of the anomaly map's values, each times its share in the score (``score_shares``); a model
+  that never saw a good part has no score.
 
 Whether the maps are any *good* as explanations is measured by ``defectlens explain``, and travels in the bundle.
 """

@@ -42,10 +42,11 @@ def anomaly_range(pixel_threshold: float) -> tuple[float, float]:
     """From clear to full colour, of every picture of an anomaly map: overlay, evidence sheet and page.
 
     Half and twice the pixel threshold, which every record of an answer holds; never the frame, so that two
-    parts can be compared, and two pictures of one part look alike wherever they are shown.
+    parts can be compared, and two pictures of one part look alike wherever they are shown. The upper end is at least 1
+    above the threshold: near 0 every cell would have no colour or all of it.
     """
     if pixel_threshold > 0:
-        return 0.5 * pixel_threshold, 2 * pixel_threshold
+        return 0.5 * pixel_threshold, max(2 * pixel_threshold, pixel_threshold + 1.0)
     return 2 * pixel_threshold - 1.0, 1.0
 
 

@@ -234,6 +234,7 @@ class TestBundle:
             assert report[name] is None
             assert name not in report["intervals"]
         assert any("never saw a good part" in note for note in report["notes"])
+        assert any("the model has no anomaly map" in note for note in report["notes"])
         assert any("does not know the class good" in note for note in report["notes"])
         assert report["confusion_matrix"]["labels"] == ["bright", "dark", "good"]
         assert report["accuracy"] <= 11 / 20

@@ -10,7 +10,7 @@ from tests.fakes import make_bundle
 from tests.images import texture, write
 from training.calibrating import run
 from training.data import Sample
-from training.masks import mask_at_input, mask_on_grid
+from training.masks import mask_at_input, mask_on_grid, masked_share
 from training.stores import FrameStore
 from vision.bundle import load_bundle
 from vision.preprocess import InputSpec
@@ -22,6 +22,14 @@ def test_a_cell_counts_where_half_of_it_is_defective() -> None:
     mask[0:4, 4:5] = 1  # a quarter of the second
     mask[4:8, 8:12] = 1
     assert mask_on_grid(mask, (2, 3)).tolist() == [[True, False, False], [False, False, True]]
+
+
+def test_a_class_without_any_mask_counts_as_if_there_were_none() -> None:
+    masked, bare = Sample(Path("a.png"), "dot", Path("m.png")), Sample(Path("b.png"), "dot")
+    other = Sample(Path("c.png"), "line")
+    assert masked_share([masked, masked, bare, bare]) == 0.5
+    assert masked_share([masked, masked, masked, other]) == 0.0
+    assert masked_share([]) == 1.0
 
 
 def test_a_grid_that_does_not_divide_the_mask_counts_shares_of_pixels() -> None:

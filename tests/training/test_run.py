@@ -57,6 +57,20 @@ def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -
         assert recipe.class_map == (name != "normal"), name
 
 
+@pytest.mark.parametrize(("cracks", "frays", "localised"), [(9, 10, True), (9, 2, False), (20, 0, False)])
+def test_without_good_images_half_of_the_defects_need_masks_and_each_class_some(
+    tmp_path: Path, options: TrainOptions, cracks: int, frays: int, localised: bool
+) -> None:
+    root = make_folder(tmp_path, train={"crack": 20, "fray": 10})
+    for label, count in (("crack", cracks), ("fray", frays)):
+        for path in sorted((root / "ground_truth" / label).iterdir())[count:]:
+            path.unlink()
+    data = read_data(root)
+    recipe = choose_recipe(data, split(data, 0), options)
+    assert recipe.class_map == localised
+    assert ("places from the masks" in recipe.why) == localised
+
+
 @pytest.mark.parametrize(
     "labels",
     [{"good": 24}, {"good": 24, "crack": 6}, {"good": 40, "crack": 44, "fray": 8}, {"crack": 16, "fray": 16}],

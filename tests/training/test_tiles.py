@@ -6,17 +6,20 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from serving import AsyncInspectionClient, InspectionServer, ServerSettings
+from serving import AsyncInspectionClient, InspectionServer, Outputs, ServerSettings
 from tests.images import make_folder, texture, write
 from training.batches import TrainingFrames, join
 from training.data import NO_DEFECT, Sample, frame_shapes, read_data
+from training.evaluate import evaluate
 from training.export import export_bundle
 from training.masks import find_blobs
 from training.options import TrainOptions, choose_recipe
+from training.predictor import BundlePredictor
 from training.run import Run, load_run, train_run
 from training.splits import split
 from training.stores import FrameStore
@@ -90,20 +93,26 @@ def test_an_epoch_shows_defects_often_good_tiles_boundedly_and_labels_what_is_th
 
 
 def test_without_good_frames_what_is_beside_a_defect_has_no_class(tmp_path: Path, options: TrainOptions) -> None:
-    data = read_data(_folder(tmp_path, good=0, dots=12))
-    assert data.good_class is None
+    root = _folder(tmp_path, good=0, dots=12)
+    for side in ("train", "ground_truth"):  # a class before it, so that the place of a class is no accident
+        for path in sorted((root / side / "dot").iterdir())[:4]:
+            (root / side / "box").mkdir(exist_ok=True)
+            path.rename(root / side / "box" / path.name)
+    data = read_data(root)
+    assert (data.classes, data.good_class) == (("box", "dot"), None)
     recipe = choose_recipe(data, split(data, 0), options)
     config = ModelConfig("none", 128, 352, data.classes, None, False, recipe.class_map, tile_height=96, tile_width=128)
     store = training_store(FrameStore(data.train, InputSpec(128, 352)), config, 0, cuts=True)
     counts = Counter(sample.label for sample in store.samples)
-    assert counts["dot"] == 48
+    assert (counts["box"], counts["dot"]) == (16, 32)
     assert 12 <= counts[NO_DEFECT] <= 24
     frames = TrainingFrames(store, config, recipe, seed=0)
     batch = join([frames[index] for index in range(len(frames))])
     assert bool(batch.has_mask.all())
     shown = batch.mask.amax(dim=(1, 2)) > 0.5
     torch.testing.assert_close(batch.target.sum(dim=1), shown.float())
-    torch.testing.assert_close(batch.defect_class, torch.where(shown, 0, -1))
+    torch.testing.assert_close(batch.defect_class, torch.where(shown, batch.target.argmax(dim=1), -1))
+    assert Counter(batch.defect_class.tolist())[1] > Counter(batch.defect_class.tolist())[0] > 0
 
 
 def test_good_frames_give_each_about_as_many_tiles_and_no_more_than_an_epoch_can_take(
@@ -227,6 +236,32 @@ def test_good_frames_alone_train_a_tiled_model_that_loads_again(
     with torch.no_grad():
         one, other = run.detector.eval()(frames), load_run(tmp_path / "run").detector.eval()(frames)
     torch.testing.assert_close(one.anomaly_map, other.anomaly_map)
+
+
+@pytest.mark.slow
+async def test_defects_alone_show_where_they_are_in_torch_report_overlay_and_reply(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    """Through tiles, with a map and no score."""
+    run = _tiled_run(tmp_path, options, good=0, dots=48, epochs=6)
+    assert run.detector.config.tiles is not None
+    assert "places from the masks" in run.manifest.provenance["recipe"]
+    bundle = export_bundle(run, tmp_path / "bundle")
+    data = read_data(tmp_path / "data")
+    report = evaluate(BundlePredictor(bundle, "cpu"), data, data.train[:8], tmp_path / "report")
+    assert report["pixel_ap"] > 0.5
+    assert report["image_auroc"] is None
+    threshold = bundle.manifest.operating_point.pixel_threshold
+    assert f"pixels from {threshold:.4g} (raw logit of a defect)" in (tmp_path / "report" / "report.html").read_text()
+    settings = ServerSettings(bundle=bundle.path, address="127.0.0.1:0", threads=1)
+    wanted = Outputs(anomaly_map=True, class_map=True, overlay=True)
+    async with InspectionServer(settings) as server, AsyncInspectionClient(server.address) as client:
+        reply = await client.inspect(data.train[0].path.read_bytes(), outputs=wanted)
+    found = reply.inspection
+    assert found.anomaly_score is None
+    assert found.anomaly_map is not None
+    assert found.regions[0].label == "dot"
+    assert cv2.imdecode(np.frombuffer(reply.overlay_jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from vision.errors import SettingsError, UnknownClassError
 from vision.explanations import ClassCheck, Estimate, Explanations, Status
 from vision.overlay import render_overlay
 from vision.postprocess import judge
-from vision.scales import evidence_scale
+from vision.scales import anomaly_range, evidence_scale
 from vision.types import Frame, Inspection, ModelOutputs, Verdict
 
 HEADER = 78
@@ -135,6 +135,13 @@ def test_a_label_stands_near_its_region(manifest: Manifest) -> None:
     near[max(0, box.y - 40) : box.y + box.height + 40, max(0, box.x - 60) : box.x + box.width + 60] = False
     assert changed.any()
     assert not near.any()
+
+
+@pytest.mark.parametrize("threshold", [-3.0, 0.0, 0.02, 0.9, 4.0])
+def test_the_threshold_lies_inside_a_scale_that_is_wide_enough_to_show_values(threshold: float) -> None:
+    low, high = anomaly_range(threshold)
+    assert low < high - 0.9
+    assert low <= threshold < high
 
 
 def test_the_map_colours_only_what_is_above_the_scale(manifest: Manifest) -> None:

@@ -246,7 +246,8 @@ def test_a_model_that_knows_no_good_part(manifest: Manifest) -> None:
     assert found.anomaly_score is None
     assert [(region.label, region.area_px) for region in found.regions] == [("dent", 8)]
     clean = replace(outputs_of(blank(), logits=(0.0, 0.1)), anomaly_score=None)
-    assert judge(clean, masks, 40, 60).verdict is Verdict.REVIEW
+    nothing = judge(clean, masks, 40, 60)
+    assert (nothing.verdict, nothing.regions) == (Verdict.REVIEW, ())
 
 
 def test_a_score_that_is_no_number_gives_no_verdict(manifest: Manifest) -> None:

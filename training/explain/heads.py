@@ -78,7 +78,7 @@ def silenced(block: Block, head: int) -> Iterator[None]:
 
 
 def ablate(detector: Detector, store: FrameStore, seed: int) -> list[Head]:
-    """Silence one head at a time on frames that did not train the model.
+    """Silence one head at a time on frames that did not train the model, or in its second round alone.
 
     Samples whose label the model does not know count in the image AUROC alone.
     """
