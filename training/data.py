@@ -56,7 +56,7 @@ class Sample:
 
     @property
     def is_defect(self) -> bool:
-        return self.label != GOOD
+        return self.label not in (GOOD, NO_DEFECT)
 
     @property
     def is_ambiguous(self) -> bool:

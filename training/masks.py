@@ -16,6 +16,9 @@ from vision.preprocess import InputSpec
 # Specks of a mask that lie closer than this, in px, are one defect.
 _TOGETHER_PX = 16
 
+ENOUGH_MASKED = 0.5
+"""From this ``masked_share`` of the defect images on, learning goes by their masks alone."""
+
 
 def masked_share(defects: Sequence[Sample]) -> float:
     """How many of these defect images have a mask, in 0..1: 1 where there is no image, and 0 where a class has no mask

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from training.data import DataSet
-from training.masks import masked_share
+from training.masks import ENOUGH_MASKED, masked_share
 from training.splits import Split
 from training.tile_choice import AUTO, OFF, check_side
 from vision.errors import SettingsError
@@ -23,8 +23,6 @@ _MOST_PATTERNS = 256
 _COPIES, _COPIES_OF_ONE = 0.5, 0.025
 # Where the whole network is trained: the share, and from how many masked defects on it gained nothing.
 _COPIES_TUNED, _MANY_MASKED = 0.3, 150
-# Without a good image, masks alone say what is no defect: of so many of the defect images, or none is used.
-_ENOUGH_MASKED = 0.5
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
 
@@ -126,7 +124,8 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     counted = f"{good} good and {len(defects)} defective images ({masked} with masks)"
     labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
     if labelled:
-        localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= _ENOUGH_MASKED)
+        # Without a good image, masks alone say what is no defect.
+        localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= ENOUGH_MASKED)
         few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
         return Recipe(
             tune_backbone=True,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.data import Sample, read_mask
-from training.masks import find_blobs, masked_share
+from training.masks import ENOUGH_MASKED, find_blobs, masked_share
 from vision.errors import SettingsError
 from vision.model.tiling import OVERLAP, STEP, TileGrid
 from vision.preprocess import InputSpec
@@ -91,7 +91,7 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
         )
     native = found.height * found.width
     one = float(spec.height * spec.width)
-    localised = few_labels or found.masked >= 0.5
+    localised = few_labels or found.masked >= ENOUGH_MASKED
     size = f"frames of {found.width:.0f}x{found.height:.0f} px"
     if asked != AUTO:
         side = check_side(asked)

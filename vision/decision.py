@@ -45,16 +45,14 @@ class OperatingPoint:
     basis: Evidence | None = None
 
     def __post_init__(self) -> None:
-        three = (self.image_threshold, self.review_threshold, self.pixel_threshold)
-        missing = tuple(value is None for value in three)
-        if missing not in ((False, False, False), (True, True, False), (True, True, True)):
+        image, review, pixel = three = (self.image_threshold, self.review_threshold, self.pixel_threshold)
+        if (image is None) != (review is None) or (image is not None and pixel is None):
             raise SettingsError(
                 "an operating point has image, review and pixel threshold, the pixel threshold alone (a model without "
                 f"an anomaly score), or none; got {three}"
             )
         if not all(math.isfinite(value) for value in three if value is not None):
             raise SettingsError(f"thresholds must be finite numbers; got {three}")
-        image, review = self.image_threshold, self.review_threshold
         if image is not None and review is not None and review > image:
             raise SettingsError(
                 f"review_threshold ({review}) must not be above image_threshold ({image}): parts between them go to "
