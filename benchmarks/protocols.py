@@ -1,0 +1,187 @@
+"""Draw the data sets of the protocols in docs/experiments.md from a folder in the MVTec layout.
+
+    python -m benchmarks.protocols few --data magnetic_tile --out FEW
+    python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --out DEFECTS
+
+``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
+images away, ``defects`` the good images, ``strips`` puts five parts side by side without a good class, and ``random``
+writes a folds file that deals all images out at random. The same input gives the same data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.pasted import Grey, read_grey, write_frame
+from training.layout import GOOD, read_folds, read_layout
+from training.scan import Source
+from vision.errors import DataError
+
+FEW, TWELVE = 5, 12
+# Of a strip: its size in px, its parts, and how many defects of each class a fold gives.
+_STRIP_HEIGHT, _STRIP_WIDTH, _STRIP_PARTS = 256, 1600, 5
+_STRIPS_OF_TRAINING_FOLDS, _STRIPS_OF_TEST_FOLD = 8, 10
+_PARTS_OF_A_RANDOM_CUT = 5
+
+
+def few(sources: Sequence[Source], out: Path) -> None:
+    """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
+    defects = [one for one in sources if one.label != GOOD]
+    chosen = set(_chosen([one for one in defects if _marks(one)], FEW))
+    for one in sources:
+        _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
+
+
+def twelve(sources: Sequence[Source], out: Path) -> None:
+    """The fold to measure; of the others the good images and ``TWELVE`` masked defects of each class."""
+    learned = [one for one in sources if one.side == "train" and one.label != GOOD and _marks(one)]
+    for one in _chosen(learned, TWELVE):
+        _copy(one, out, "train", mask=True)
+    for one in sources:
+        if one.side == "test" or one.label == GOOD:
+            _copy(one, out, one.side, mask=True)
+
+
+def no_masks(sources: Sequence[Source], out: Path) -> None:
+    """All images; masks for those of the fold to measure alone."""
+    for one in sources:
+        _copy(one, out, one.side, mask=one.side == "test")
+
+
+def defects(sources: Sequence[Source], out: Path) -> None:
+    """Defective images alone, with their masks."""
+    for one in sources:
+        if one.label != GOOD:
+            _copy(one, out, one.side, mask=True)
+
+
+def strips(sources: Sequence[Source], out: Path) -> None:
+    """Strips of ``_STRIP_PARTS`` parts of one fold side by side, one of them defective, labelled with its defect."""
+    rng = _draws()
+    for fold in _folds_of(sources):
+        good = [one for one in fold if one.label == GOOD]
+        for label in dict.fromkeys(one.label for one in fold if one.label != GOOD):
+            of_class = sorted((one for one in fold if one.label == label), key=lambda one: one.path.name)
+            rng.shuffle(of_class)
+            count = _STRIPS_OF_TEST_FOLD if fold[0].side == "test" else _STRIPS_OF_TRAINING_FOLDS
+            for one in of_class[:count]:
+                if not _marks(one):
+                    continue
+                parts = [one, *rng.sample(good, _STRIP_PARTS - 1)]
+                rng.shuffle(parts)
+                frame, mask = _strip(parts)
+                if mask.any():
+                    write_frame(out, one.side, label, one.path.stem, frame, mask)
+
+
+def random_folds(sources: Sequence[Source], out: Path) -> None:
+    """A folds file: the images of each class shuffled and dealt out, whatever part they show."""
+    rng = _draws()
+    folds: dict[str, dict[str, list[str]]] = {str(fold): {} for fold in range(_PARTS_OF_A_RANDOM_CUT)}
+    for label in sorted({one.label for one in sources}):
+        names = sorted(one.path.name for one in sources if one.label == label)
+        rng.shuffle(names)
+        for fold, by_label in folds.items():
+            by_label[label] = sorted(names[int(fold) :: _PARTS_OF_A_RANDOM_CUT])
+    out.write_text(json.dumps({"folds": folds}, indent=1) + "\n", encoding="utf-8")
+
+
+PROTOCOLS = {
+    "few": few,
+    "twelve": twelve,
+    "no-masks": no_masks,
+    "defects": defects,
+    "strips": strips,
+    "random": random_folds,
+}
+_WITHOUT_FOLDS = ("few", "random")
+
+
+def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
+    for label in sorted({one.label for one in masked}):
+        of_class = sorted((one for one in masked if one.label == label), key=lambda one: one.path)
+        yield from _draws().sample(of_class, count)
+
+
+def _draws() -> random.Random:
+    """Python's own generator keeps its draws from version to version."""
+    return random.Random(0)  # noqa: S311
+
+
+def _marks(source: Source) -> bool:
+    return source.mask is not None and bool(read_grey(source.mask).any())
+
+
+def _copy(source: Source, out: Path, side: str, *, mask: bool) -> None:
+    places = [(source.path, out / side / source.label / source.path.name)]
+    if mask and source.mask is not None and source.label != GOOD:
+        places.append((source.mask, out / "ground_truth" / source.label / source.mask.name))
+    for path, place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def _folds_of(sources: Sequence[Source]) -> list[list[Source]]:
+    """Sources of a folds file come fold by fold, and class by class in each: a class that comes again is a new fold."""
+    folds: list[list[Source]] = []
+    seen: set[str] = set()
+    label = None
+    for one in sources:
+        if not folds or (one.label != label and one.label in seen):
+            folds.append([])
+            seen = set()
+        label = one.label
+        seen.add(label)
+        folds[-1].append(one)
+    return folds
+
+
+def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
+    """Parts side by side at the strip's height, mirrored on or cut off at its width: the frame and its mask (0, 1)."""
+    frames, masks = [], []
+    for one in parts:
+        frame = read_grey(one.path)
+        mask = np.zeros_like(frame) if one.mask is None else read_grey(one.mask)
+        size = (round(frame.shape[1] * _STRIP_HEIGHT / frame.shape[0]), _STRIP_HEIGHT)
+        frames.append(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+        masks.append(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+    missing = max(0, _STRIP_WIDTH - sum(frame.shape[1] for frame in frames))
+    wide = cv2.copyMakeBorder(np.hstack(frames), 0, 0, 0, missing, cv2.BORDER_REFLECT_101)
+    marked = cv2.copyMakeBorder(np.hstack(masks), 0, 0, 0, missing, cv2.BORDER_CONSTANT)
+    return np.asarray(wide[:, :_STRIP_WIDTH], np.uint8), (marked[:, :_STRIP_WIDTH] > 0).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("protocol", choices=PROTOCOLS)
+    parser.add_argument("--data", type=Path, required=True, help="folder in the MVTec layout")
+    parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
+    parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
+    options = parser.parse_args()
+    if options.out.exists():
+        raise SystemExit(f"{options.out} is there already; give another --out")
+    if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
+        raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
+    try:
+        if options.protocol in _WITHOUT_FOLDS:
+            found = read_layout(options.data)
+        else:
+            found = read_folds(options.data, options.folds, options.fold)
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+    if found.problems:
+        raise SystemExit("\n".join(found.problems))
+    PROTOCOLS[options.protocol](found.sources, options.out)
+
+
+if __name__ == "__main__":
+    main()
