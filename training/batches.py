@@ -21,6 +21,9 @@ from training.synthesis import add_defect
 from vision.model.config import ModelConfig
 from vision.model.localizer import MAP_STRIDE
 
+# An epoch shows no more images than this: learning goes by steps, and a week's production would take a week.
+_EPOCH_IMAGES = 4096
+
 
 @dataclass
 class Batch:
@@ -95,10 +98,13 @@ class TrainingFrames(Dataset[Batch]):
         self._augment = Augmentation(flips=recipe.flips, strength=recipe.augmentation)
         self._good: list[int] = []
         self._order: list[int] = []
+        self.left_out = 0
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number)."""
+        """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number). Of
+        more than an epoch shows, ``left_out`` are left to other epochs.
+        """
         self._epoch = epoch
         self._store.set_epoch(epoch)
         rng = np.random.default_rng((self._seed, epoch))
@@ -107,7 +113,8 @@ class TrainingFrames(Dataset[Batch]):
         self._good = [index for index, label in enumerate(labels) if label == self._config.good_class]
         often = draws(labels)
         times = np.floor(np.array([often[label] for label in labels]) + rng.random(len(labels))).astype(int)
-        self._order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
+        order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
+        self._order, self.left_out = order[:_EPOCH_IMAGES], len(order[_EPOCH_IMAGES:])
 
     def __len__(self) -> int:
         return len(self._order)

@@ -11,16 +11,20 @@ from torch import Tensor
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
+from training.probes import in_turns
 from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs
 
 _BATCH = 16
+# After every epoch no more frames than this are looked at, and no more than fit into so much memory.
+_MOST_FRAMES, _MOST_BYTES = 1024, 2 * 2**30
 
 
 class Validation:
     """Validation frames, kept as they are, and, for a recipe with synthetic defects, each good one again with a defect.
+    Of very many a selection, as even over the labels as they allow.
 
     The figure is the mean of what the data allow: image AUROC of each signal, mean recall over the classes, and Dice of
     the mask.
@@ -29,8 +33,8 @@ class Validation:
     def __init__(self, store: FrameStore, config: ModelConfig, recipe: Recipe, seed: int) -> None:
         frames, masks, labels, defective = [], [], [], []
         rng = np.random.default_rng((seed, 7))
-        for index, sample in enumerate(store.samples):
-            frame, mask = store[index]
+        for index in _selection(store, seed):
+            sample, (frame, mask) = store.samples[index], store[index]
             frames.append(frame)
             masks.append(mask)
             labels.append(config.classes.index(sample.label))
@@ -88,6 +92,16 @@ class Validation:
                     row["reconstruction"] = detector.pool(detector.reconstruction_map(outputs.distances, size))
             rows.append({name: value.float().cpu().numpy() for name, value in row.items()})
         return rows
+
+
+def _selection(store: FrameStore, seed: int) -> list[int]:
+    """Places of the frames to look at, in their order."""
+    most = min(_MOST_FRAMES, _MOST_BYTES // store[0][0].nbytes) if len(store) else 0
+    if len(store) <= most:
+        return list(range(len(store)))
+    drawn = np.random.default_rng((seed, 17)).permutation(len(store))
+    turns = in_turns([store.samples[int(place)].label for place in drawn])
+    return sorted(int(drawn[turn]) for turn in turns[:most])
 
 
 def _mean_recall(labels: NDArray[np.int64], predicted: NDArray[np.float32]) -> float:

@@ -8,11 +8,12 @@ import torch
 
 from tests.images import make_folder, spot_mask, texture, write
 from training.batches import Batch, TrainingFrames, draws, join, shown
-from training.data import frame_shapes, read_data
-from training.options import TrainOptions, choose_recipe
+from training.data import DataSet, Sample, frame_shapes, read_data
+from training.options import Recipe, TrainOptions, choose_recipe
 from training.run import choose_input
-from training.splits import split
+from training.splits import Split, split
 from training.stores import FrameStore
+from training.validate import Validation
 from vision.model.config import ModelConfig
 from vision.preprocess import InputSpec
 
@@ -158,3 +159,50 @@ def test_where_the_backbone_is_trained_a_copy_takes_the_place_of_a_good_image(
     assert often["crack"] > 1.1 * draws(labels)["crack"]
     assert often["good"] == pytest.approx(0.7 * draws(labels)["good"])
     assert sum(often[label] for label in labels) == pytest.approx(len(labels))
+
+
+class _Many:
+    """A store of very many labelled pictures that all look alike."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self.samples = tuple(
+            Sample(Path(f"{label}{index}.png"), label, defect_probability=float(label != "good"))
+            for label, count in counts.items()
+            for index in range(count)
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The same pictures in every epoch."""
+
+
+def _recipe(store: _Many, config: ModelConfig) -> Recipe:
+    data = DataSet(Path(), store.samples, (), config.classes, config.good_class, 255, "")
+    return choose_recipe(data, Split(store.samples, (), ()), TrainOptions())
+
+
+def test_an_epoch_of_very_many_images_is_bounded_and_shows_others_each_time() -> None:
+    store = _Many({"good": 9000, "crack": 400})
+    config = ModelConfig("none", 64, 64, ("good", "crack"), "good", reconstruction=False, class_map=False)
+    recipe = _recipe(store, config)
+    frames = TrainingFrames(store, config, recipe, seed=0)
+    assert len(frames) == 4096
+    assert frames.left_out > 4000
+    first = set(frames._order)
+    labels = [store.samples[index].label for index in frames._order]
+    # As often as the root of their number says: a fifth of what is shown, not a twentieth.
+    assert 0.13 < labels.count("crack") / len(labels) < 0.22
+    frames.set_epoch(1)
+    assert len(set(frames._order) - first) > 1500
+
+
+def test_validation_of_very_many_images_looks_at_all_labels() -> None:
+    store = _Many({"good": 3000, "crack": 40, "fray": 1500})
+    config = ModelConfig("none", 64, 64, ("good", "crack", "fray"), "good", reconstruction=False, class_map=False)
+    validation = Validation(store, config, _recipe(store, config), seed=0)  # type: ignore[arg-type]
+    assert np.bincount(validation._labels).tolist() == [492, 40, 492]
