@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.default_point import class_policy, default_point, fit_probabilities
+from training.default_point import about_passes, class_policy, default_point, fit_probabilities, with_note
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
@@ -26,6 +26,7 @@ from vision.calibration.choose import Classes
 from vision.calibration.images import ScoredImages
 from vision.calibration.pixels import ENOUGH_MASKS, KnownPixels, PixelThresholds, best_pixel_thresholds
 from vision.calibration.probability import ClassCalibration
+from vision.console import say
 from vision.decision import OperatingPoint
 from vision.errors import DataError
 from vision.model.config import ModelConfig
@@ -93,8 +94,8 @@ def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore
     return Fitted(weight, probabilities, classes, pixels, source)
 
 
-def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Calibration:
-    """Find the operating point.
+def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, learned: FrameStore) -> Calibration:
+    """Find the operating point, and say where it passes too many of the defects in ``learned``.
 
     Raises:
         DataError: the model has a good class, but no good image was left for calibration.
@@ -115,6 +116,9 @@ def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore) -> Ca
     probabilities = fitted.probabilities
     images = _scored(detector, calibration, probabilities)
     point = default_point(images, fitted.classes, fitted.pixels, fitted.pixel_source, calibration.samples)
+    if warning := about_passes(point, images, _scored(detector, learned, probabilities).defective):
+        say(warning)
+        point = with_note(point, warning)
     figures: dict[str, Any] = {"mask_weight": fitted.mask_weight, "calibration_images": len(images)}
     if probabilities is not None:
         figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
@@ -233,7 +237,7 @@ def _scored(detector: Detector, store: FrameStore, probabilities: ClassCalibrati
     return ScoredImages(
         names=tuple(sample.path.name for sample in store.samples),
         scores=np.array([row.score for row in rows], np.float32),
-        is_defect=np.zeros(len(rows), np.bool_),
+        is_defect=np.array([row.is_defect for row in rows], np.bool_),
         defect_classes=tuple(config.classes[place] for place in defects),
         probabilities=found,
     )

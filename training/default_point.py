@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ MAX_OVERKILL, MAX_REVIEW = 0.05, 0.03
 
 # Below this bound of the rejects, so few images cannot afford class thresholds (see `vision.calibration.choose`).
 _COARSEST = 0.25
+# From this share on, of so many or more, a training says that its point passes the defects that the model learned from.
+_TOO_MANY_PASSED, _FEWEST_LEARNED = 0.25, 4
+_SHOWN = 5
 
 
 def fit_probabilities(
@@ -110,3 +114,37 @@ def default_point(
             tuple(notes),
         ),
     )
+
+
+def about_passes(point: OperatingPoint, good: ScoredImages, learned: ScoredImages) -> str | None:
+    """What to say where the thresholds pass many defects that the model has learned from; None where they do not.
+
+    A bound on good parts is kept by letting defects pass where good images look like these, be it that a defective part
+    is labelled good. Whoever reads this can look.
+
+    Args:
+        good: calibration images that the thresholds were put on.
+        learned: defective images that the model has learned from: what it misses of them, it misses for certain.
+    """
+    if point.review_threshold is None or len(learned) < _FEWEST_LEARNED:
+        return None
+    passed = int((learned.combined(point.class_thresholds) < point.review_threshold).sum())
+    if passed < _TOO_MANY_PASSED * len(learned):
+        return None
+    usual = float(np.median(learned.scores))
+    alike = [int(place) for place in np.argsort(-good.scores) if good.scores[place] >= usual]
+    names = ", ".join(good.names[place] for place in alike[:_SHOWN])
+    why = f"{len(alike)} good calibration images score as high as half of these, first of all {names}; look whether "
+    why += "these parts are really good. " if len(alike) > 1 else "this part is really good. "
+    return (
+        f"Of {len(learned)} labelled defects that the model has learned from, {passed} would pass at these thresholds. "
+        f"{why if alike else ''}`defectlens calibrate` with a larger --max-overkill, or --min-recall, lets fewer pass."
+    )
+
+
+def with_note(point: OperatingPoint, note: str) -> OperatingPoint:
+    """The point with one more sentence in its evidence."""
+    if point.basis is None:
+        return replace(point, evidence=f"{point.evidence} {note}")
+    basis = replace(point.basis, notes=(*point.basis.notes, note))
+    return replace(point, evidence=basis.words(), basis=basis)

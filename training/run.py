@@ -114,14 +114,12 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     detector = Detector(config)
     weights = load_pretrained(detector.backbone, Path(options.weights) if options.weights else None)
     say(f"backbone {options.backbone} ({parameters(detector) / 1e6:.1f} M parameters in all), weights: {weights}")
-    # The thresholds promise something about good parts: an image that is perhaps defective has no place among them.
-    surely_good = tuple(sample for sample in parts.calibration if not sample.is_ambiguous)
     stores = {
         name: FrameStore(samples, spec)
         for name, samples in (
             ("train", parts.train),
             ("validation", parts.validation),
-            ("calibration", surely_good),
+            ("calibration", parts.surely_good(data.good_class)),
         )
     }
     rounds = Rounds(
@@ -137,7 +135,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     learned = rounds.learn(resume=resume)
     # Weights and thresholds come from frames that the subspace was not made of; then every good frame goes into it. New
     # good parts come closer to it by that, so the bound on overkill errs on the safe side (docs/decisions/0021).
-    outcome = calibrate(detector, learned.fitted, stores["calibration"])
+    outcome = calibrate(detector, learned.fitted, stores["calibration"], stores["validation"])
     fit_subspace(detector, pieces(list(stores.values()), config), again=True)
     figures = {
         "best_epoch": learned.best_epoch,

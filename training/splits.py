@@ -47,6 +47,12 @@ class Split:
         among = odds(self.validation)
         return max(1, round(odds((*self.train, *self.validation, *self.calibration)) / among)) if among else 1
 
+    def surely_good(self, good: str | None) -> tuple[Sample, ...]:
+        """Calibration images that a bound on good parts may rest on: none that is perhaps defective, and no defective
+        one that came along with its part.
+        """
+        return tuple(one for one in self.calibration if one.label == good and not one.is_ambiguous)
+
 
 def split(data: DataSet, seed: int) -> Split:
     """Cut ``data.train``; the same seed gives the same split, and another class does not change it for this one.

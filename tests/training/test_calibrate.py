@@ -12,12 +12,13 @@ import torch
 from tests.images import make_folder
 from training.calibrate import SYNTHETIC_MASK_WEIGHT, Calibration, calibrate, fit_on_validation
 from training.data import read_data
-from training.default_point import fit_probabilities
+from training.default_point import about_passes, fit_probabilities, with_note
 from training.options import Recipe, TrainOptions, choose_recipe
 from training.splits import split
 from training.stores import FrameStore
 from training.subspace import fit_subspace
-from vision.decision import decide
+from vision.calibration.images import ScoredImages
+from vision.decision import OperatingPoint, decide
 from vision.errors import DataError
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
@@ -42,7 +43,7 @@ def _parts(root: Path, options: TrainOptions):  # type: ignore[no-untyped-def]
 
 
 def calibrated(detector: Detector, recipe: Recipe, validation: FrameStore, calibration: FrameStore) -> Calibration:
-    return calibrate(detector, fit_on_validation(detector, recipe, validation), calibration)
+    return calibrate(detector, fit_on_validation(detector, recipe, validation), calibration, validation)
 
 
 def test_good_calibration_parts_are_rejected_no_more_often_than_promised(tmp_path: Path, options: TrainOptions) -> None:
@@ -166,3 +167,30 @@ def test_no_good_image_for_calibration_is_an_error(tmp_path: Path, options: Trai
     detector, recipe, validation, _ = _parts(make_folder(tmp_path, train={"good": 60}), options)
     with pytest.raises(DataError, match="no good image is left for calibration"):
         calibrated(detector, recipe, validation, FrameStore((), _SPEC))
+
+
+def _images(scores: list[float], *, is_defect: bool, probability: float = 0.0) -> ScoredImages:
+    names = tuple(f"{'bad' if is_defect else 'ok'}{index}.png" for index in range(len(scores)))
+    flags = np.full(len(scores), is_defect)
+    return ScoredImages(names, np.array(scores, np.float32), flags, ("crack",), np.full((len(scores), 1), probability))
+
+
+def test_a_point_that_passes_learned_defects_says_so_and_names_the_good_images_behind_it() -> None:
+    point = OperatingPoint(9.0, 8.0, 1.0, evidence="Promised.", class_thresholds={"crack": 0.99})
+    good = _images([1, 2, 7.5, 1, 7.9], is_defect=False)
+    said = about_passes(point, good, _images([5, 6, 7, 9], is_defect=True))
+    assert said is not None
+    assert "Of 4 labelled defects that the model has learned from, 3 would pass" in said
+    assert "2 good calibration images score as high as half of these, first of all ok4.png, ok2.png;" in said
+    assert with_note(point, said).evidence == f"Promised. {said}"
+
+
+@pytest.mark.parametrize(
+    ("scores", "probability"),
+    [([8, 9, 9, 9, 7.9], 0.0), ([5, 6, 7, 9], 0.995), ([1, 1, 1], 0.0)],
+    ids=["one of five passes", "their class stops them", "too few to tell"],
+)
+def test_a_point_that_stops_most_learned_defects_needs_no_word(scores: list[float], probability: float) -> None:
+    point = OperatingPoint(9.0, 8.0, 1.0, class_thresholds={"crack": 0.99})
+    learned = _images(scores, is_defect=True, probability=probability)
+    assert about_passes(point, _images([1, 2], is_defect=False), learned) is None

@@ -231,3 +231,10 @@ def test_folds_are_ordered_over_both_folders() -> None:
     result = split(DataSet(ROOT, train, (), ("good",), "good", 65535, ""), 0)
     where = {int(sample.path.stem): side for side, samples in enumerate(sides(result)) for sample in samples}
     assert sum(where[index] != where[index + 1] for index in range(79)) < 20
+
+
+def test_a_bound_rests_on_surely_good_images_alone() -> None:
+    good = Sample(Path("good.png"), "good")
+    perhaps = Sample(Path("perhaps.png"), "good", defect_probability=1 / 3)
+    beside = Sample(Path("beside.png"), "crack", defect_probability=1.0)
+    assert Split((), (), (good, perhaps, beside)).surely_good("good") == (good,)
