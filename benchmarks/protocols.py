@@ -34,8 +34,7 @@ _PARTS_OF_A_RANDOM_CUT = 5
 
 def few(sources: Sequence[Source], out: Path) -> None:
     """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
-    defects = [one for one in sources if one.label != GOOD]
-    chosen = set(_chosen([one for one in defects if _marks(one)], FEW))
+    chosen = set(_chosen([one for one in sources if one.label != GOOD and _marks(one)], FEW))
     for one in sources:
         _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
 
@@ -63,11 +62,13 @@ def defects(sources: Sequence[Source], out: Path) -> None:
             _copy(one, out, one.side, mask=True)
 
 
-def strips(sources: Sequence[Source], out: Path) -> None:
+def strips(folds: Sequence[Sequence[Source]], out: Path) -> None:
     """Strips of ``_STRIP_PARTS`` parts of one fold side by side, one of them defective, labelled with its defect."""
     rng = _draws()
-    for fold in _folds_of(sources):
+    for fold in folds:
         good = [one for one in fold if one.label == GOOD]
+        if len(good) < _STRIP_PARTS - 1:
+            raise SystemExit(f"a fold has {len(good)} good images; a strip needs {_STRIP_PARTS - 1}")
         for label in dict.fromkeys(one.label for one in fold if one.label != GOOD):
             of_class = sorted((one for one in fold if one.label == label), key=lambda one: one.path.name)
             rng.shuffle(of_class)
@@ -99,15 +100,17 @@ PROTOCOLS = {
     "twelve": twelve,
     "no-masks": no_masks,
     "defects": defects,
-    "strips": strips,
     "random": random_folds,
 }
+_STRIPS = "strips"
 _WITHOUT_FOLDS = ("few", "random")
 
 
 def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
     for label in sorted({one.label for one in masked}):
         of_class = sorted((one for one in masked if one.label == label), key=lambda one: one.path)
+        if len(of_class) < count:
+            raise SystemExit(f"{label} has {len(of_class)} images whose mask marks something; {count} are needed")
         yield from _draws().sample(of_class, count)
 
 
@@ -125,23 +128,16 @@ def _copy(source: Source, out: Path, side: str, *, mask: bool) -> None:
     if mask and source.mask is not None and source.label != GOOD:
         places.append((source.mask, out / "ground_truth" / source.label / source.mask.name))
     for path, place in places:
+        if place.exists():
+            raise SystemExit(f"{path} has the name of another image of {source.label}; give each its own")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
 
 
-def _folds_of(sources: Sequence[Source]) -> list[list[Source]]:
-    """Sources of a folds file come fold by fold, and class by class in each: a class that comes again is a new fold."""
-    folds: list[list[Source]] = []
-    seen: set[str] = set()
-    label = None
-    for one in sources:
-        if not folds or (one.label != label and one.label in seen):
-            folds.append([])
-            seen = set()
-        label = one.label
-        seen.add(label)
-        folds[-1].append(one)
-    return folds
+def _by_fold(sources: Sequence[Source], folds: Path) -> list[list[Source]]:
+    named = {(one.label, one.path.name): one for one in sources}
+    listed = json.loads(folds.read_text(encoding="utf-8"))["folds"]
+    return [[named[label, name] for label, names in by_label.items() for name in names] for by_label in listed.values()]
 
 
 def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
@@ -155,13 +151,13 @@ def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
         masks.append(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
     missing = max(0, _STRIP_WIDTH - sum(frame.shape[1] for frame in frames))
     wide = cv2.copyMakeBorder(np.hstack(frames), 0, 0, 0, missing, cv2.BORDER_REFLECT_101)
-    marked = cv2.copyMakeBorder(np.hstack(masks), 0, 0, 0, missing, cv2.BORDER_CONSTANT)
+    marked = cv2.copyMakeBorder(np.hstack(masks), 0, 0, 0, missing, cv2.BORDER_REFLECT_101)
     return np.asarray(wide[:, :_STRIP_WIDTH], np.uint8), (marked[:, :_STRIP_WIDTH] > 0).astype(np.uint8)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=PROTOCOLS)
+    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS))
     parser.add_argument("--data", type=Path, required=True, help="folder in the MVTec layout")
     parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
     parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
@@ -180,7 +176,14 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     if found.problems:
         raise SystemExit("\n".join(found.problems))
-    PROTOCOLS[options.protocol](found.sources, options.out)
+    partial = options.out.with_name(f"{options.out.name}.partial")  # so that a draw that failed is not taken for one
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if options.protocol == _STRIPS:
+        strips(_by_fold(found.sources, options.folds), partial)
+    else:
+        PROTOCOLS[options.protocol](found.sources, partial)
+    partial.rename(options.out)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from training.synthesis import add_defect
 from vision.model.config import ModelConfig
 from vision.model.localizer import MAP_STRIDE
 
-# An epoch shows no more images than this: learning goes by steps, and a week's production would take a week.
-_EPOCH_IMAGES = 4096
+# An epoch draws no more images than this: learning goes by steps, and a week's production would take days.
+_EPOCH_DRAWS = 4096
 
 
 @dataclass
@@ -72,8 +72,8 @@ def draws(labels: Sequence[str]) -> dict[str, float]:
 
 
 def shown(samples: Sequence[Sample], good: str | None, copies: float) -> dict[str, float]:
-    """How often an epoch shows an image of each label, on average: as often as it is drawn, except that the share
-    ``copies`` of the good ones has a copy of a defect and its label.
+    """How often an epoch that is not cut short shows an image of each label, on average: as often as it is drawn, but
+    the share ``copies`` of the good ones has a copy of a defect and its label.
     """
     labels = [sample.label for sample in samples]
     often, counts, shares = draws(labels), Counter(labels), copied_shares(samples, good)
@@ -102,8 +102,8 @@ class TrainingFrames(Dataset[Batch]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number). Of
-        more than an epoch shows, ``left_out`` are left to other epochs.
+        """Draw the epoch's order: each sample about once, rare classes more often (by the root of their number). Where
+        these are too many for one epoch, ``left_out`` draws are not made, whichever these are.
         """
         self._epoch = epoch
         self._store.set_epoch(epoch)
@@ -114,7 +114,7 @@ class TrainingFrames(Dataset[Batch]):
         often = draws(labels)
         times = np.floor(np.array([often[label] for label in labels]) + rng.random(len(labels))).astype(int)
         order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
-        self._order, self.left_out = order[:_EPOCH_IMAGES], len(order[_EPOCH_IMAGES:])
+        self._order, self.left_out = order[:_EPOCH_DRAWS], len(order[_EPOCH_DRAWS:])
 
     def __len__(self) -> int:
         return len(self._order)

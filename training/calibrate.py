@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.default_point import about_passes, class_policy, default_point, fit_probabilities, with_note
+from training.default_point import about_passes, class_policy, default_point, fit_probabilities, with_notes
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
@@ -94,8 +94,8 @@ def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore
     return Fitted(weight, probabilities, classes, pixels, source)
 
 
-def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, learned: FrameStore) -> Calibration:
-    """Find the operating point, and say where it passes too many of the defects in ``learned``.
+def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, validation: FrameStore) -> Calibration:
+    """Find the operating point, and say where it passes too many of the defects in ``validation``.
 
     Raises:
         DataError: the model has a good class, but no good image was left for calibration.
@@ -116,9 +116,11 @@ def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, learn
     probabilities = fitted.probabilities
     images = _scored(detector, calibration, probabilities)
     point = default_point(images, fitted.classes, fitted.pixels, fitted.pixel_source, calibration.samples)
-    if warning := about_passes(point, images, _scored(detector, learned, probabilities).defective):
-        say(warning)
-        point = with_note(point, warning)
+    defective = _scored(detector, _Defective(validation, good), probabilities)
+    notes = about_passes(point, images, defective)
+    if notes and point.basis is not None:
+        say(" ".join(notes))
+        point = with_notes(point, point.basis, notes)
     figures: dict[str, Any] = {"mask_weight": fitted.mask_weight, "calibration_images": len(images)}
     if probabilities is not None:
         figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
@@ -146,6 +148,21 @@ class _Damaged:
         return add_defect_in(self._store[self._good[index]][0], self._store[other][0], rng, self._piece)
 
 
+class _Defective:
+    """The defective frames of a store."""
+
+    def __init__(self, store: FrameStore, good: str) -> None:
+        self._store = store
+        self._places = [index for index, sample in enumerate(store.samples) if sample.label != good]
+        self.samples = tuple(store.samples[place] for place in self._places)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self._store[self._places[index]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """One frame: class logits ``[C]``, its pooled signals and score (0 where the model has none), and its pixels, where
@@ -162,7 +179,7 @@ class _Row:
 
 
 @torch.no_grad()
-def _rows(detector: Detector, store: FrameStore | _Damaged) -> Iterator[_Row]:
+def _rows(detector: Detector, store: FrameStore | _Damaged | _Defective) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
     for start in range(0, len(store), _BATCH):
@@ -227,7 +244,7 @@ def _pixel_thresholds(rows: list[_Row], config: ModelConfig) -> PixelThresholds:
     return best_pixel_thresholds([row.pixels for row in rows if row.pixels is not None], config.defect_classes)
 
 
-def _scored(detector: Detector, store: FrameStore, probabilities: ClassCalibration | None) -> ScoredImages:
+def _scored(detector: Detector, store: FrameStore | _Defective, probabilities: ClassCalibration | None) -> ScoredImages:
     config = detector.config
     rows = list(_rows(detector, store))
     defects = [place for place, name in enumerate(config.classes) if name != config.good_class]

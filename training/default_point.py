@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from training.data import Sample
 from vision.calibration.bounds import units_needed
 from vision.calibration.choose import CLEARLY, About, Classes, MaxOverkill, choose_point
-from vision.calibration.images import ScoredImages
+from vision.calibration.evidence import Evidence
+from vision.calibration.images import ScoredImages, measure
 from vision.calibration.pixels import PixelThresholds
 from vision.calibration.probability import ClassCalibration, fit_class_calibration
 from vision.decision import OperatingPoint
@@ -25,8 +26,8 @@ MAX_OVERKILL, MAX_REVIEW = 0.05, 0.03
 
 # Below this bound of the rejects, so few images cannot afford class thresholds (see `vision.calibration.choose`).
 _COARSEST = 0.25
-# From this share on, of so many or more, a training says that its point passes the defects that the model learned from.
-_TOO_MANY_PASSED, _FEWEST_LEARNED = 0.25, 4
+# From this share on, and from so many on of so many, a training says that its point passes defects.
+_TOO_MANY_PASSED, _FEWEST_PASSED, _FEWEST_DEFECTIVE = 0.25, 2, 4
 _SHOWN = 5
 
 
@@ -116,35 +117,37 @@ def default_point(
     )
 
 
-def about_passes(point: OperatingPoint, good: ScoredImages, learned: ScoredImages) -> str | None:
-    """What to say where the thresholds pass many defects that the model has learned from; None where they do not.
+def about_passes(point: OperatingPoint, good: ScoredImages, defective: ScoredImages) -> tuple[str, ...]:
+    """What to say where the thresholds pass many defective images, one sentence each; nothing where they do not.
 
-    A bound on good parts is kept by letting defects pass where good images look like these, be it that a defective part
-    is labelled good. Whoever reads this can look.
+    A bound on good parts is kept by letting defects pass where good images look like these, above all where a defective
+    part is labelled good. Whoever reads this can look.
 
     Args:
         good: calibration images that the thresholds were put on.
-        learned: defective images that the model has learned from: what it misses of them, it misses for certain.
+        defective: validation images. The model has learned from them since, so that the share of new defects which
+            pass is hardly smaller.
     """
-    if point.review_threshold is None or len(learned) < _FEWEST_LEARNED:
-        return None
-    passed = int((learned.combined(point.class_thresholds) < point.review_threshold).sum())
-    if passed < _TOO_MANY_PASSED * len(learned):
-        return None
-    usual = float(np.median(learned.scores))
-    alike = [int(place) for place in np.argsort(-good.scores) if good.scores[place] >= usual]
-    names = ", ".join(good.names[place] for place in alike[:_SHOWN])
-    why = f"{len(alike)} good calibration images score as high as half of these, first of all {names}; look whether "
-    why += "these parts are really good. " if len(alike) > 1 else "this part is really good. "
-    return (
-        f"Of {len(learned)} labelled defects that the model has learned from, {passed} would pass at these thresholds. "
-        f"{why if alike else ''}`defectlens calibrate` with a larger --max-overkill, or --min-recall, lets fewer pass."
-    )
+    if point.image_threshold is None or point.review_threshold is None or len(defective) < _FEWEST_DEFECTIVE:
+        return ()
+    passed = measure(defective, point.image_threshold, point.review_threshold, point.class_thresholds)["escape_rate"]
+    if passed.hits < max(_FEWEST_PASSED, _TOO_MANY_PASSED * passed.of):
+        return ()
+    usual = float(np.median(defective.scores))
+    order = np.argsort(-good.scores, kind="stable")
+    alike = [good.names[place] for place in order if good.scores[place] >= usual]
+    said = [f"Of {passed.of} defective validation images {passed.hits} would pass at these thresholds."]
+    if alike:
+        score = "1 good calibration image scores" if len(alike) == 1 else f"{len(alike)} good calibration images score"
+        said.append(
+            f"{score} as high as half of these, first of all {', '.join(alike[:_SHOWN])}: look whether that is a good "
+            "part, and if not, move it to its class and train again."
+        )
+    said.append("`defectlens calibrate` with a larger --max-overkill, or with --min-recall, lets fewer pass.")
+    return tuple(said)
 
 
-def with_note(point: OperatingPoint, note: str) -> OperatingPoint:
-    """The point with one more sentence in its evidence."""
-    if point.basis is None:
-        return replace(point, evidence=f"{point.evidence} {note}")
-    basis = replace(point.basis, notes=(*point.basis.notes, note))
+def with_notes(point: OperatingPoint, basis: Evidence, notes: Sequence[str]) -> OperatingPoint:
+    """The point with more sentences in its evidence, which so far is ``basis``."""
+    basis = replace(basis, notes=(*basis.notes, *notes))
     return replace(point, evidence=basis.words(), basis=basis)

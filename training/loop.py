@@ -109,7 +109,7 @@ class Trainer:
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
         if self._frames.left_out:
             shown = len(self._frames)
-            say(f"an epoch shows {shown} of {shown + self._frames.left_out} pictures, others each time")
+            say(f"an epoch draws {shown} images of {shown + self._frames.left_out}, others each time")
         logs = SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step)
         with logs as writer, fast_training(self.detector, self._accelerator.device):
             while progress.epoch < self._recipe.epochs and progress.epoch - progress.best_epoch < patience:

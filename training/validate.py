@@ -18,7 +18,7 @@ from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs
 
 _BATCH = 16
-# After every epoch no more frames than this are looked at, and no more than fit into so much memory.
+# After every epoch no more frames than this are looked at, and no more than fit into so much memory with their masks.
 _MOST_FRAMES, _MOST_BYTES = 1024, 2 * 2**30
 
 
@@ -33,7 +33,7 @@ class Validation:
     def __init__(self, store: FrameStore, config: ModelConfig, recipe: Recipe, seed: int) -> None:
         frames, masks, labels, defective = [], [], [], []
         rng = np.random.default_rng((seed, 7))
-        for index in _selection(store, seed):
+        for index in _selection(store, seed, copies=2 if recipe.synthetic else 1):
             sample, (frame, mask) = store.samples[index], store[index]
             frames.append(frame)
             masks.append(mask)
@@ -94,9 +94,11 @@ class Validation:
         return rows
 
 
-def _selection(store: FrameStore, seed: int) -> list[int]:
-    """Places of the frames to look at, in their order."""
-    most = min(_MOST_FRAMES, _MOST_BYTES // store[0][0].nbytes) if len(store) else 0
+def _selection(store: FrameStore, seed: int, *, copies: int) -> list[int]:
+    """Places of the frames to look at, in their order; there may be ``copies`` of each."""
+    if not len(store):
+        return []
+    most = min(_MOST_FRAMES, _MOST_BYTES // sum(part.nbytes for part in store[0])) // copies
     if len(store) <= most:
         return list(range(len(store)))
     drawn = np.random.default_rng((seed, 17)).permutation(len(store))

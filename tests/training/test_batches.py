@@ -195,7 +195,7 @@ def test_an_epoch_of_very_many_images_is_bounded_and_shows_others_each_time() ->
     assert frames.left_out > 4000
     first = set(frames._order)
     labels = [store.samples[index].label for index in frames._order]
-    # As often as the root of their number says: a fifth of what is shown, not a twentieth.
+    # As often as the root of their number says: a sixth of what is shown, not a twentieth.
     assert 0.13 < labels.count("crack") / len(labels) < 0.22
     frames.set_epoch(1)
     assert len(set(frames._order) - first) > 1500

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.images import make_folder
+from tests.images import make_folder, write_defect
 from training.calibrate import SYNTHETIC_MASK_WEIGHT, Calibration, calibrate, fit_on_validation
 from training.data import read_data
-from training.default_point import about_passes, fit_probabilities, with_note
+from training.default_point import about_passes, fit_probabilities
 from training.options import Recipe, TrainOptions, choose_recipe
 from training.splits import split
 from training.stores import FrameStore
@@ -175,22 +175,41 @@ def _images(scores: list[float], *, is_defect: bool, probability: float = 0.0) -
     return ScoredImages(names, np.array(scores, np.float32), flags, ("crack",), np.full((len(scores), 1), probability))
 
 
-def test_a_point_that_passes_learned_defects_says_so_and_names_the_good_images_behind_it() -> None:
-    point = OperatingPoint(9.0, 8.0, 1.0, evidence="Promised.", class_thresholds={"crack": 0.99})
+def test_a_point_that_passes_defects_says_so_and_names_the_good_images_behind_it() -> None:
+    point = OperatingPoint(9.0, 8.0, 1.0, class_thresholds={"crack": 0.99})
     good = _images([1, 2, 7.5, 1, 7.9], is_defect=False)
     said = about_passes(point, good, _images([5, 6, 7, 9], is_defect=True))
-    assert said is not None
-    assert "Of 4 labelled defects that the model has learned from, 3 would pass" in said
-    assert "2 good calibration images score as high as half of these, first of all ok4.png, ok2.png;" in said
-    assert with_note(point, said).evidence == f"Promised. {said}"
+    assert said[0] == "Of 4 defective validation images 3 would pass at these thresholds."
+    assert said[1].startswith(
+        "2 good calibration images score as high as half of these, first of all ok4.png, ok2.png:"
+    )
+    assert len(about_passes(point, _images([1, 2], is_defect=False), _images([5, 6, 7, 9], is_defect=True))) == 2
 
 
 @pytest.mark.parametrize(
     ("scores", "probability"),
-    [([8, 9, 9, 9, 7.9], 0.0), ([5, 6, 7, 9], 0.995), ([1, 1, 1], 0.0)],
-    ids=["one of five passes", "their class stops them", "too few to tell"],
+    [([8, 9, 9, 9, 7.9], 0.0), ([8, 9, 9, 7.9], 0.0), ([5, 6, 7, 9], 0.995), ([1, 1, 1], 0.0)],
+    ids=["one of five passes", "one of four passes", "their class stops them", "too few to tell"],
 )
-def test_a_point_that_stops_most_learned_defects_needs_no_word(scores: list[float], probability: float) -> None:
+def test_a_point_that_stops_most_defects_needs_no_word(scores: list[float], probability: float) -> None:
     point = OperatingPoint(9.0, 8.0, 1.0, class_thresholds={"crack": 0.99})
-    learned = _images(scores, is_defect=True, probability=probability)
-    assert about_passes(point, _images([1, 2], is_defect=False), learned) is None
+    defective = _images(scores, is_defect=True, probability=probability)
+    assert about_passes(point, _images([1, 2], is_defect=False), defective) == ()
+
+
+def test_a_training_whose_thresholds_pass_its_defects_says_so_in_its_evidence(
+    tmp_path: Path, options: TrainOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path, train={"good": 60, "crack": 50})
+    for index in range(0, 60, 2):  # defective parts among the good ones
+        write_defect(root / "train" / "good" / f"t{index:03d}.png", at=(8 * (index % 5), 8 * (index % 9)))
+        (root / "train" / "crack" / f"t{index:03d}.png").unlink(missing_ok=True)
+        (root / "ground_truth" / "crack" / f"t{index:03d}_mask.png").unlink(missing_ok=True)
+    detector, recipe, validation, calibration = _parts(root, options)
+    point = calibrated(detector, recipe, validation, calibration).point
+    assert point.basis is not None
+    defective = sum(sample.label == "crack" for sample in validation.samples)
+    assert f"Of {defective} defective validation images" in point.evidence
+    assert point.basis.good_images == len(calibration)
+    assert any("first of all" in note for note in point.basis.notes)
+    assert "would pass at these thresholds" in capsys.readouterr().err

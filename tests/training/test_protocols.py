@@ -1,0 +1,77 @@
+"""The data sets that the figures are measured on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import protocols
+from benchmarks.pasted import read_grey
+from tests.images import make_folder, write, write_folds
+
+_SPOT = 255
+
+
+def _draw(monkeypatch: pytest.MonkeyPatch, protocol: str, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["protocols", protocol, *map(str, arguments)])
+    protocols.main()
+
+
+def _count(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): len(list(path.iterdir())) for path in sorted(root.glob("*/*"))}
+
+
+def test_few_labels_five_defects_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_folder(tmp_path / "data", train={"good": 4}, test={"good": 2, "crack": 7, "fray": 5})
+    _draw(monkeypatch, "few", "--data", data, "--out", tmp_path / "few")
+    assert _count(tmp_path / "few") == {
+        "ground_truth/crack": 7,
+        "ground_truth/fray": 5,
+        "test/crack": 2,
+        "test/good": 2,
+        "train/crack": 5,
+        "train/fray": 5,
+        "train/good": 4,
+    }
+
+
+def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_folder(tmp_path / "data", train={"good": 4}, test={"crack": 4})
+    with pytest.raises(SystemExit, match="crack has 4 images whose mask marks something; 5 are needed"):
+        _draw(monkeypatch, "few", "--data", data, "--out", tmp_path / "few")
+    assert not (tmp_path / "few").exists()
+
+
+def test_a_strip_shows_no_defect_outside_of_its_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {label: [f"{label}{index}.png" for index in range(8)] for label in ("good", "crack")}
+    for label, files in names.items():
+        for index, name in enumerate(files):
+            pixels = np.full((64, 40), 50 + index, np.uint8)  # narrow parts: five of them do not fill a strip
+            mask = np.zeros_like(pixels)
+            if label == "crack":
+                pixels[20:40, 10:30] = _SPOT
+                mask[20:40, 10:30] = 255
+                write(tmp_path / "data" / "ground_truth" / label / f"{Path(name).stem}_mask.png", mask)
+            write(tmp_path / "data" / "test" / label / name, pixels)
+    folds = {"0": {label: files[:4] for label, files in names.items()}, "1": {k: v[4:] for k, v in names.items()}}
+    listed = write_folds(tmp_path / "folds.json", folds)
+    out = tmp_path / "strips"
+    _draw(monkeypatch, "strips", "--data", tmp_path / "data", "--folds", listed, "--out", out)
+    strips = sorted(out.glob("t*/crack/*.png"))
+    assert [path.parent.parent.name for path in strips] == ["test"] * 4 + ["train"] * 4
+    for path in strips:
+        frame, mask = read_grey(path), read_grey(out / "ground_truth" / "crack" / f"{path.stem}_mask.png")
+        assert frame.shape == mask.shape == (256, 1600)
+        inside = cv2.dilate(mask, np.ones((9, 9), np.uint8)) > 0
+        assert (frame[~inside] < 150).all()
+        assert (frame[mask > 0] > 150).mean() > 0.9
+
+
+def test_folds_are_needed_where_a_fold_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_folder(tmp_path / "data", train={"good": 4})
+    with pytest.raises(SystemExit, match="give --folds FILE"):
+        _draw(monkeypatch, "strips", "--data", data, "--out", tmp_path / "out")
