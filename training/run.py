@@ -78,6 +78,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         raise DataError(f"{data.root} has no training images; put good ones into train/good")
     started, used = time.monotonic(), time.process_time()
     parts = split(data, options.seed)
+    surely_good = parts.surely_good(data.good_class)
     recipe = choose_recipe(data, parts, options)
     shapes = frame_shapes(parts.train, data.white_level)
     one = choose_input(shapes, options.size, data.white_level, PRESETS[options.preset].size)
@@ -106,7 +107,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     say(recipe.why)
     say(plan.why)
     say(
-        f"{len(parts.train)} images for training, {len(parts.validation)} for validation, {len(parts.calibration)} for "
+        f"{len(parts.train)} images for training, {len(parts.validation)} for validation, {len(surely_good)} for "
         f"calibration; input {spec.width}x{spec.height} px"
     )
     accelerator = make_accelerator(options)
@@ -119,7 +120,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         for name, samples in (
             ("train", parts.train),
             ("validation", parts.validation),
-            ("calibration", parts.surely_good(data.good_class)),
+            ("calibration", surely_good),
         )
     }
     rounds = Rounds(
