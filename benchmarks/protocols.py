@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from benchmarks.pasted import Grey, read_grey, write_frame
-from training.layout import GOOD, read_folds, read_layout
+from training.layout import GOOD, parse_folds, read_folds, read_layout
 from training.scan import Source
 from vision.errors import DataError
 
@@ -136,8 +136,8 @@ def _copy(source: Source, out: Path, side: str, *, mask: bool) -> None:
 
 def _by_fold(sources: Sequence[Source], folds: Path) -> list[list[Source]]:
     named = {(one.label, one.path.name): one for one in sources}
-    listed = json.loads(folds.read_text(encoding="utf-8"))["folds"]
-    return [[named[label, name] for label, names in by_label.items() for name in names] for by_label in listed.values()]
+    listed = parse_folds(folds).values()
+    return [[named[label, name] for label, names in by_label.items() for name in names] for by_label in listed]
 
 
 def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:

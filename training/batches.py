@@ -113,8 +113,9 @@ class TrainingFrames(Dataset[Batch]):
         self._good = [index for index, label in enumerate(labels) if label == self._config.good_class]
         often = draws(labels)
         times = np.floor(np.array([often[label] for label in labels]) + rng.random(len(labels))).astype(int)
-        order = [int(index) for index in rng.permutation(np.repeat(np.arange(len(labels)), times))]
-        self._order, self.left_out = order[:_EPOCH_DRAWS], len(order[_EPOCH_DRAWS:])
+        drawn = rng.permutation(np.repeat(np.arange(len(labels)), times))
+        self._order = [int(index) for index in drawn[:_EPOCH_DRAWS]]
+        self.left_out = len(drawn) - len(self._order)
 
     def __len__(self) -> int:
         return len(self._order)

@@ -64,7 +64,7 @@ def read_folds(root: Path, folds: Path, fold: int) -> Found:
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; folds need a folder with images")
-    listed = _parse_folds(folds)
+    listed = parse_folds(folds)
     if str(fold) not in listed:
         raise DataError(f"{folds} has no fold {fold}; choose one of {', '.join(listed) or 'none'}")
     found = Found()
@@ -184,7 +184,12 @@ class _Masks:
         return next((self._by_key[label, name] for name in names if (label, name) in self._by_key), None)
 
 
-def _parse_folds(path: Path) -> dict[str, dict[str, list[str]]]:
+def parse_folds(path: Path) -> dict[str, dict[str, list[str]]]:
+    """File names by fold and label, in the order of the file.
+
+    Raises:
+        DataError: the file cannot be read, or is no folds file.
+    """
     wanted = '{"folds": {"0": {"good": ["file.png", …], "<defect>": […]}, "1": …}}'
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
