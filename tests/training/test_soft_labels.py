@@ -44,9 +44,14 @@ def test_an_ambiguous_image_has_a_soft_target_and_no_known_mask(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_thresholds_rest_on_surely_good_images_alone(tmp_path: Path, options: TrainOptions) -> None:
-    data = _soften(read_data(make_folder(tmp_path / "data", train={"good": 80, "defect": 60})))
+    data = _soften(read_data(make_folder(tmp_path / "data", train={"good": 60, "defect": 80})))
+    # Each good part was photographed once more when it was defective: the two pictures stay together.
+    paired = tuple(replace(sample, part=sample.path.stem) for sample in data.train)
+    data = replace(data, train=paired)
     calibration = split(data, 0).calibration
     ambiguous = sum(sample.is_ambiguous for sample in calibration)
+    defective = sum(sample.label == "defect" for sample in calibration)
     assert ambiguous
+    assert defective
     run = train_run(data, replace(options, epochs=1), tmp_path / "run", resume=False)
-    assert len(run.manifest.calibration_scores) == len(calibration) - ambiguous
+    assert len(run.manifest.calibration_scores) == len(calibration) - ambiguous - defective
