@@ -67,6 +67,7 @@ class Trainer:
         frames: training frames of one epoch after another.
         validation: what each epoch is measured on; never test images. None: the last epoch is the best.
         run: folder for checkpoints and TensorBoard logs.
+        later: epochs of the round that follows this one, for the time left that people are told.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class Trainer:
         validation: Validation | None,
         run: Path,
         accelerator: Accelerator,
+        later: int = 0,
     ) -> None:
-        self._recipe, self._options, self._run = recipe, options, run
+        self._recipe, self._options, self._run, self._later = recipe, options, run, later
         self._accelerator = accelerator
         self._validation = validation
         self._frames = TrainingFrames(store, detector.config, recipe, options.seed)
@@ -163,7 +165,8 @@ class Trainer:
             checkpoint.save(self._run / LAST, self.detector, self._optimizer, state)
         self._accelerator.wait_for_everyone()
         shown = " ".join(f"{name} {value:.3f}" for name, value in {**losses, **figures}.items())
-        say(f"epoch {epoch}/{self._recipe.epochs}: {shown} ({time.monotonic() - started:.0f} s)")
+        left = time_left(following, self._recipe.epochs - epoch + self._later)
+        say(f"epoch {epoch}/{self._recipe.epochs}: {shown} ({time.monotonic() - started:.0f} s{left})")
         return following
 
     def _step(self, batch: Batch, features: list[Tensor] | None) -> dict[str, float]:
@@ -268,9 +271,16 @@ def _add(totals: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     return values if not totals else [total + value for total, value in zip(totals, values, strict=True)]
 
 
+def time_left(progress: Progress, epochs: int) -> str:
+    """How long so many more epochs take, in words; early stopping makes it less. Nothing where there are none."""
+    return (
+        f"; up to {math.ceil(epochs * progress.seconds / progress.epoch / 60)} min of training left" if epochs else ""
+    )
+
+
 def parameters(module: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-__all__ = ["BEST", "LAST", "Progress", "Trainer", "make_accelerator", "parameters"]
+__all__ = ["BEST", "LAST", "Progress", "Trainer", "make_accelerator", "parameters", "time_left"]

@@ -76,17 +76,18 @@ class Rounds:
         """
         detector, config = self._detector, self._detector.config
         validation = Validation(self._validation, config, self._recipe, self._options.seed)
-        first = self._trainer(self._train, self._recipe, validation, self._run).fit(resume=resume)
+        again = max(1, round(_EPOCHS * self._recipe.epochs)) if self._has_more_to_learn() else 0
+        first = self._trainer(self._train, self._recipe, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
         fit_subspace(detector, pieces([self._train], config))
         fitted = fit_on_validation(detector, self._recipe, self._validation, good_stand_for=self._good_stand_for)
-        if not self._has_more_to_learn():
+        if not again:
             return Learned(fitted, first.best_epoch, first.best, first.epoch, first.seconds)
         detector.readout.lower([-logit for logit in too_high])
         both = Joined([self._train, self._validation])
-        recipe = replace(self._recipe, epochs=max(1, round(_EPOCHS * self._recipe.epochs)))
-        say(f"everything is chosen: {recipe.epochs} more epochs, with the {len(self._validation)} validation images")
+        recipe = replace(self._recipe, epochs=again)
+        say(f"everything is chosen: {again} more epochs, with the {len(self._validation)} validation images")
         # The combination was fitted with the statistics of the first round.
         second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume, measure=False)
         detector.readout.lower(self._shown_too_often(both))
@@ -97,10 +98,12 @@ class Rounds:
         epochs, seconds = first.epoch + second.epoch, first.seconds + second.seconds
         return Learned(fitted, first.best_epoch, first.best, epochs, seconds)
 
-    def _trainer(self, frames: Store, recipe: Recipe, validation: Validation | None, run: Path) -> Trainer:
+    def _trainer(
+        self, frames: Store, recipe: Recipe, validation: Validation | None, run: Path, *, later: int = 0
+    ) -> Trainer:
         config, options = self._detector.config, self._options
         store = training_store(frames, config, options.seed, cuts=self._cuts)
-        return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator)
+        return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator, later)
 
     def _has_more_to_learn(self) -> bool:
         return any(sample.label != self._detector.config.good_class for sample in self._validation.samples)

@@ -17,7 +17,7 @@ from tests.images import make_folder
 from training import data as data_module
 from training.batches import TrainingFrames
 from training.data import read_data
-from training.loop import LAST, Progress, Trainer
+from training.loop import LAST, Progress, Trainer, time_left
 from training.options import TrainOptions, choose_recipe
 from training.rounds import SECOND
 from training.run import Run, load_run, train_run
@@ -41,6 +41,12 @@ def _stop(monkeypatch: pytest.MonkeyPatch, when: Callable[[Progress], bool]) -> 
         return real(self, progress, writer)
 
     monkeypatch.setattr(Trainer, "_epoch", interrupted)
+
+
+def test_the_time_left_counts_every_epoch_to_come() -> None:
+    progress = Progress(epoch=2, seconds=240.0)
+    assert time_left(progress, 12) == "; up to 24 min of training left"
+    assert time_left(progress, 0) == ""
 
 
 def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -> None:
@@ -172,11 +178,16 @@ def test_without_labelled_defects_there_is_one_round(tmp_path: Path, options: Tr
 @pytest.mark.slow
 @pytest.mark.parametrize("defects", [48, 5])
 def test_a_run_stopped_in_its_second_round_ends_as_one_that_was_not(
-    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch, defects: int
+    tmp_path: Path,
+    options: TrainOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    defects: int,
 ) -> None:
     root = make_folder(tmp_path / "data", train={"good": 40, "crack": defects})
     longer = replace(options, epochs=4)
     whole = _train(root, longer, tmp_path / "whole")
+    assert capsys.readouterr().err.count("min of training left") == 5  # after all of both rounds' epochs but the last
     with monkeypatch.context() as until:
         _stop(until, lambda _: (tmp_path / "parts" / SECOND / LAST).is_file())
         with pytest.raises(KeyboardInterrupt):
