@@ -81,6 +81,8 @@ class AdditiveReadout(nn.Module):
                 scores = scores - math.log(area) * torch.sigmoid(-seen.float())[:, None]
             values = stretch_to(F.softplus(values), size)
         attention = scores.flatten(2).softmax(dim=-1)
-        contributions = attention * values.flatten(2)
-        logits = contributions.sum(dim=-1) + self.bias
-        return logits, contributions.reshape(values.shape), attention.reshape(values.shape)
+        contributions = (attention * values.flatten(2)).reshape(values.shape)
+        # Row by row: ONNX Runtime adds a hundred thousand places of a large frame one after the other, which is off by
+        # more than what a map may be off its logit.
+        logits = contributions.sum(dim=-1).sum(dim=-1) + self.bias
+        return logits, contributions, attention.reshape(values.shape)
