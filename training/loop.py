@@ -108,16 +108,22 @@ class Trainer:
             measure: begin with the statistics of features that a reconstruction standardises by.
         """
         progress = self._start(resume=resume, measure=measure)
-        patience = self._options.patience or max(4, self._recipe.epochs // 2)
         if self._frames.left_out:
             shown = len(self._frames)
             say(f"an epoch draws {shown} images of {shown + self._frames.left_out}, others each time")
         logs = SummaryWriter(str(self._run / "tensorboard"), purge_step=progress.step)
         with logs as writer, fast_training(self.detector, self._accelerator.device):
-            while progress.epoch < self._recipe.epochs and progress.epoch - progress.best_epoch < patience:
+            while self._epochs_left(progress):
                 progress = self._epoch(progress, writer)
         checkpoint.load(self._run / BEST, self.detector)
         return progress
+
+    def _epochs_left(self, progress: Progress) -> int:
+        """At most; none where there were too many without a better one."""
+        patience = self._options.patience or max(4, self._recipe.epochs // 2)
+        if progress.epoch - progress.best_epoch >= patience:
+            return 0
+        return max(0, self._recipe.epochs - progress.epoch)
 
     def _start(self, *, resume: bool, measure: bool) -> Progress:
         last = self._run / LAST
@@ -165,7 +171,7 @@ class Trainer:
             checkpoint.save(self._run / LAST, self.detector, self._optimizer, state)
         self._accelerator.wait_for_everyone()
         shown = " ".join(f"{name} {value:.3f}" for name, value in {**losses, **figures}.items())
-        left = time_left(following, self._recipe.epochs - epoch + self._later)
+        left = time_left(following, self._epochs_left(following) + self._later)
         say(f"epoch {epoch}/{self._recipe.epochs}: {shown} ({time.monotonic() - started:.0f} s{left})")
         return following
 

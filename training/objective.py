@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training import losses
 from training.batches import Batch
 from training.options import Recipe
-from vision.model.backbone import drop_paths, early_modules
+from vision.model.backbone import early_modules
 from vision.model.detector import Detector, DetectorOutputs
 from vision.model.localizer import cosine_distances
 
@@ -29,20 +29,16 @@ class Objective(nn.Module):
         super().__init__()
         self.detector = detector
         self.detector.backbone.requires_grad_(recipe.tune_backbone)
-        self._drop_paths = drop_paths(detector.backbone) if recipe.tune_backbone else []
         if recipe.tune_backbone:
             for module in early_modules(detector.backbone):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Objective:
         """The backbone stays in evaluation mode, whether it is trained or not: the statistics of its normalisation are
-        those that its weights know, of a million pictures, and not of a batch that holds few parts. One that is trained
-        drops paths, so that it learns fewer parts by heart.
+        those that its weights know, of a million pictures, and not of a batch that holds few parts.
         """
         super().train(mode)
         self.detector.backbone.eval()
-        for path in self._drop_paths:
-            path.train(mode)
         return self
 
     def forward(self, batch: Batch, features: Sequence[Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:

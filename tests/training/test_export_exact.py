@@ -80,7 +80,7 @@ class _Gathering(nn.Module):
         self.readout = readout
 
     def forward(self, scores: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.readout.gather(scores, values, mask, 12.0)[:2]
+        return self.readout.gather(scores, values, mask, 9.0)[:2]
 
 
 def test_maps_of_large_frames_add_up_in_the_graph(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_maps_of_large_frames_add_up_in_the_graph(tmp_path: Path) -> None:
     # A few places say most, and all others a little: what is lost of each of these is what goes missing.
     inputs = {
         "scores": rng.normal(0, 4, (1, 3, 64, 96)).astype(np.float32),
-        "values": rng.normal(20, 3, (1, 3, 64, 96)).astype(np.float32),
+        "values": rng.normal(90, 9, (1, 3, 64, 96)).astype(np.float32),
         "mask": rng.normal(3, 0.1, (1, 256, 384)).astype(np.float32),
     }
     path = tmp_path / "gather.onnx"
@@ -105,7 +105,7 @@ def test_maps_of_large_frames_add_up_in_the_graph(tmp_path: Path) -> None:
     )
     logits, contributions = InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, inputs)
     total = readout.bias.detach().numpy() + contributions.sum(axis=(2, 3), dtype=np.float64)
-    np.testing.assert_allclose(total, logits, atol=EXACT / 3, rtol=0)
+    np.testing.assert_allclose(total, logits, atol=EXACT, rtol=0)
 
 
 def test_every_size_was_really_exported(exported: Exported) -> None:

