@@ -278,10 +278,10 @@ def _add(totals: list[Tensor], values: list[Tensor]) -> list[Tensor]:
 
 
 def time_left(progress: Progress, epochs: int) -> str:
-    """How long so many more epochs take, in words; early stopping makes it less. Nothing where there are none."""
-    return (
-        f"; up to {math.ceil(epochs * progress.seconds / progress.epoch / 60)} min of training left" if epochs else ""
-    )
+    """About how long so many more epochs take, in words; early stopping makes it less. Nothing where there are none."""
+    if not epochs:
+        return ""
+    return f"; about {math.ceil(epochs * progress.seconds / progress.epoch / 60)} min of training left"
 
 
 def parameters(module: nn.Module) -> int:

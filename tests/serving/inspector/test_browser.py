@@ -208,6 +208,7 @@ def test_drawing_by_keyboard_and_by_hand(window: Window) -> None:
 
 def test_blind_mode_by_keyboard(window: Window) -> None:
     window.sign_in("eva")
+    window.part()
     window.tab.keyboard.press("b")
     # The first part's overlay was on the screen before, and the page says so.
     window.tab.wait_for_selector("text=will not count as blind")
