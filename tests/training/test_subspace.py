@@ -83,3 +83,30 @@ def test_more_frames_bring_new_parts_nearer_and_leave_the_yardstick(
     assert yardstick == [
         float(getattr(detector.subspace, f"{name}{level}")) for name in ("center", "spread") for level in (0, 1)
     ]
+
+
+def test_good_frames_that_are_all_alike_do_not_make_a_measure_of_rounding(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trained backbone can draw good frames together until the patterns explain them whole."""
+    data = read_data(make_folder(tmp_path, train={"good": 24}))
+    store = FrameStore(data.train, InputSpec(96, 128))
+    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=30)
+    detector = Detector(config)
+    load_pretrained(detector.backbone, tiny_weights)
+    real = detector.backbone.forward
+
+    def drawn_together(frames: torch.Tensor) -> list[torch.Tensor]:
+        """One pattern, more or less of it in each frame."""
+        share = torch.frac(37 * frames.float().mean(dim=(1, 2, 3))).view(-1, 1, 1, 1)
+        return [share * level for level in real(torch.from_numpy(store[0][0][None]))]
+
+    monkeypatch.setattr(detector.backbone, "forward", drawn_together)
+    fit_subspace(detector, [store])
+    frames = torch.from_numpy(_frames(store)[:4])
+    with torch.no_grad():
+        features = drawn_together(frames)[2:]
+        assert detector.subspace is not None
+        expected = detector.subspace(features)
+        rounded = detector.subspace([level * (1 + 3e-7) for level in features])
+    torch.testing.assert_close(rounded, expected, atol=1e-3, rtol=0)
