@@ -110,3 +110,32 @@ def test_good_frames_that_are_all_alike_do_not_make_a_measure_of_rounding(
         expected = detector.subspace(features)
         rounded = detector.subspace([level * (1 + 3e-7) for level in features])
     torch.testing.assert_close(rounded, expected, atol=1e-3, rtol=0)
+
+
+def test_a_channel_that_is_silent_on_good_frames_does_not_drown_the_others(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backbone with ReLU can have such channels, and a defect is what makes them speak."""
+    data = read_data(make_folder(tmp_path, train={"good": 24}))
+    store = FrameStore(data.train, InputSpec(96, 128))
+    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=8)
+    detector = Detector(config)
+    load_pretrained(detector.backbone, tiny_weights)
+    real = detector.backbone.forward
+
+    def first_channel_silent(frames: torch.Tensor) -> list[torch.Tensor]:
+        levels = [level.clone() for level in real(frames)]
+        for level in levels:
+            level[:, 0] = 0
+        return levels
+
+    monkeypatch.setattr(detector.backbone, "forward", first_channel_silent)
+    fit_subspace(detector, [store])
+    frames = torch.from_numpy(_frames(store)[:4])
+    with torch.no_grad():
+        silent, speaking = first_channel_silent(frames)[2:], real(frames)[2:]
+        assert detector.subspace is not None
+        known, expected = detector.subspace(silent), detector.subspace(speaking)
+        rounded = detector.subspace([level * (1 + 3e-7) for level in speaking])
+    assert expected.mean() > known.mean()
+    torch.testing.assert_close(rounded, expected, atol=1e-3, rtol=0)

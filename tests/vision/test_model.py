@@ -13,6 +13,7 @@ from vision.errors import SettingsError
 from vision.model.backbone import Backbone, load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
+from vision.model.localizer import Reconstruction
 from vision.model.mixers import ATTENTIONS, MIXERS, Block
 from vision.model.sparse import Windows
 from vision.model.subspace import NormalSubspace
@@ -234,6 +235,16 @@ def test_a_subspace_is_blind_to_its_own_patterns_and_shows_the_place_of_anything
     assert found.argmax() == 4 * 8 + 6
     subspace.set_spread(0, 0.5, 0.25)
     torch.testing.assert_close(subspace([changed, nothing])[0], (found - 0.5) / 0.25)
+
+
+def test_a_reconstruction_does_not_magnify_a_channel_that_was_silent_on_good_frames() -> None:
+    reconstruction = Reconstruction((2, 3, 4), dim=16, depth=1, heads=2, dropout=0.0)
+    deviations = [torch.ones(2), torch.tensor([1.0, 0.0, 2.0]), torch.zeros(4)]
+    reconstruction.set_statistics([torch.zeros(2), torch.zeros(3), torch.zeros(4)], deviations)
+    features = [torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4), torch.zeros(1, 4, 2, 2)]
+    _, middle, coarse = reconstruction.standardise(features)
+    torch.testing.assert_close(middle[0, :, 0, 0], torch.tensor([1.0, 50.0, 0.5]))
+    assert torch.isfinite(coarse).all()
 
 
 def test_large_frames_and_wide_backbones_do_not_make_a_huge_subspace() -> None:

@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.model.tokens import stretch_to
+from vision.model.units import SMALLEST_UNIT
 
 # Features on more cells than this are averaged first: a basis over all cells of a large frame would not fit a line PC.
 _LARGEST_GRID = 400
 # Values of a basis over all levels, in 2 bytes each: a wide backbone gets fewer components instead of a larger file.
 _LARGEST_BASIS = 32 * 10**6
-# Of the features' own spread, which is 1. A backbone that was trained can draw good frames together until nothing of
-# them is left beside the patterns; in units of that, a distance would be what float16 and float32 round off.
-_SMALLEST_SPREAD = 0.02
 
 
 class NormalSubspace(nn.Module):
@@ -71,10 +69,10 @@ class NormalSubspace(nn.Module):
     @torch.no_grad()
     def set_spread(self, level: int, center: float, spread: float) -> None:
         """Set mean and standard deviation of a stride's distance on good frames that the basis was not made of; a
-        deviation below ``_SMALLEST_SPREAD`` counts as that.
+        deviation below ``SMALLEST_UNIT`` counts as that (the features' own is 1).
         """
         getattr(self, f"center{level}").fill_(center)
-        getattr(self, f"spread{level}").fill_(max(spread, _SMALLEST_SPREAD))
+        getattr(self, f"spread{level}").fill_(max(spread, SMALLEST_UNIT))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features of strides 16 and 32 to their standardised distances, summed on the finer grid: ``[N, h, w]``."""
