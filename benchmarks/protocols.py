@@ -4,44 +4,38 @@
     python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --out DEFECTS
 
 ``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
-images away, ``defects`` the good images, ``strips`` puts five parts side by side without a good class, and ``random``
-writes a folds file that deals all images out at random. The same input gives the same data set.
+images away, ``defects`` the good images, ``strips`` and ``boards`` put five and forty parts together to frames without
+a good class, and ``random`` writes a folds file that deals all images out at random. The same input gives the same
+data set.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from benchmarks.pasted import Grey, read_grey, write_frame
+from benchmarks.assembled import boards, draws, marks, strips
 from training.layout import GOOD, parse_folds, read_folds, read_layout
 from training.scan import Source
 from vision.errors import DataError
 
 FEW, TWELVE = 5, 12
-# Of a strip: its size in px, its parts, and how many defects of each class a fold gives.
-_STRIP_HEIGHT, _STRIP_WIDTH, _STRIP_PARTS = 256, 1600, 5
-_STRIPS_OF_TRAINING_FOLDS, _STRIPS_OF_TEST_FOLD = 8, 10
 _PARTS_OF_A_RANDOM_CUT = 5
 
 
 def few(sources: Sequence[Source], out: Path) -> None:
     """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
-    chosen = set(_chosen([one for one in sources if one.label != GOOD and _marks(one)], FEW))
+    chosen = set(_chosen([one for one in sources if one.label != GOOD and marks(one)], FEW))
     for one in sources:
         _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
 
 
 def twelve(sources: Sequence[Source], out: Path) -> None:
     """The fold to measure; of the others the good images and ``TWELVE`` masked defects of each class."""
-    learned = [one for one in sources if one.side == "train" and one.label != GOOD and _marks(one)]
+    learned = [one for one in sources if one.side == "train" and one.label != GOOD and marks(one)]
     for one in _chosen(learned, TWELVE):
         _copy(one, out, "train", mask=True)
     for one in sources:
@@ -62,30 +56,9 @@ def defects(sources: Sequence[Source], out: Path) -> None:
             _copy(one, out, one.side, mask=True)
 
 
-def strips(folds: Sequence[Sequence[Source]], out: Path) -> None:
-    """Strips of ``_STRIP_PARTS`` parts of one fold side by side, one of them defective, labelled with its defect."""
-    rng = _draws()
-    for fold in folds:
-        good = [one for one in fold if one.label == GOOD]
-        if len(good) < _STRIP_PARTS - 1:
-            raise SystemExit(f"a fold has {len(good)} good images; a strip needs {_STRIP_PARTS - 1}")
-        for label in dict.fromkeys(one.label for one in fold if one.label != GOOD):
-            of_class = sorted((one for one in fold if one.label == label), key=lambda one: one.path.name)
-            rng.shuffle(of_class)
-            count = _STRIPS_OF_TEST_FOLD if fold[0].side == "test" else _STRIPS_OF_TRAINING_FOLDS
-            for one in of_class[:count]:
-                if not _marks(one):
-                    continue
-                parts = [one, *rng.sample(good, _STRIP_PARTS - 1)]
-                rng.shuffle(parts)
-                frame, mask = _strip(parts)
-                if mask.any():
-                    write_frame(out, one.side, label, one.path.stem, frame, mask)
-
-
 def random_folds(sources: Sequence[Source], out: Path) -> None:
     """A folds file: the images of each class shuffled and dealt out, whatever part they show."""
-    rng = _draws()
+    rng = draws()
     folds: dict[str, dict[str, list[str]]] = {str(fold): {} for fold in range(_PARTS_OF_A_RANDOM_CUT)}
     for label in sorted({one.label for one in sources}):
         names = sorted(one.path.name for one in sources if one.label == label)
@@ -100,6 +73,7 @@ PROTOCOLS = {
     "twelve": twelve,
     "no-masks": no_masks,
     "defects": defects,
+    "boards": boards,
     "random": random_folds,
 }
 _STRIPS = "strips"
@@ -111,16 +85,7 @@ def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
         of_class = sorted((one for one in masked if one.label == label), key=lambda one: one.path)
         if len(of_class) < count:
             raise SystemExit(f"{label} has {len(of_class)} images whose mask marks something; {count} are needed")
-        yield from _draws().sample(of_class, count)
-
-
-def _draws() -> random.Random:
-    """Python's own generator keeps its draws from version to version."""
-    return random.Random(0)  # noqa: S311
-
-
-def _marks(source: Source) -> bool:
-    return source.mask is not None and bool(read_grey(source.mask).any())
+        yield from draws().sample(of_class, count)
 
 
 def _copy(source: Source, out: Path, side: str, *, mask: bool) -> None:
@@ -138,21 +103,6 @@ def _by_fold(sources: Sequence[Source], folds: Path) -> list[list[Source]]:
     named = {(one.label, one.path.name): one for one in sources}
     listed = parse_folds(folds).values()
     return [[named[label, name] for label, names in by_label.items() for name in names] for by_label in listed]
-
-
-def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
-    """Parts side by side at the strip's height, mirrored on or cut off at its width: the frame and its mask (0, 1)."""
-    frames, masks = [], []
-    for one in parts:
-        frame = read_grey(one.path)
-        mask = np.zeros_like(frame) if one.mask is None else read_grey(one.mask)
-        size = (round(frame.shape[1] * _STRIP_HEIGHT / frame.shape[0]), _STRIP_HEIGHT)
-        frames.append(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-        masks.append(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-    missing = max(0, _STRIP_WIDTH - sum(frame.shape[1] for frame in frames))
-    wide = cv2.copyMakeBorder(np.hstack(frames), 0, 0, 0, missing, cv2.BORDER_REFLECT_101)
-    marked = cv2.copyMakeBorder(np.hstack(masks), 0, 0, 0, missing, cv2.BORDER_REFLECT_101)
-    return np.asarray(wide[:, :_STRIP_WIDTH], np.uint8), (marked[:, :_STRIP_WIDTH] > 0).astype(np.uint8)
 
 
 def main() -> None:

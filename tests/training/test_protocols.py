@@ -46,19 +46,24 @@ def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "few").exists()
 
 
-def test_a_strip_shows_no_defect_outside_of_its_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _spotted_parts(root: Path, *, spot: int) -> Path:
+    """Eight good parts and eight with a bright spot of ``spot`` px, in two folds; the folds file."""
     names = {label: [f"{label}{index}.png" for index in range(8)] for label in ("good", "crack")}
     for label, files in names.items():
         for index, name in enumerate(files):
             pixels = np.full((64, 40), 50 + index, np.uint8)  # narrow parts: five of them do not fill a strip
             mask = np.zeros_like(pixels)
             if label == "crack":
-                pixels[20:40, 10:30] = _SPOT
-                mask[20:40, 10:30] = 255
-                write(tmp_path / "data" / "ground_truth" / label / f"{Path(name).stem}_mask.png", mask)
-            write(tmp_path / "data" / "test" / label / name, pixels)
+                pixels[20 : 20 + spot, 10 : 10 + spot] = _SPOT
+                mask[20 : 20 + spot, 10 : 10 + spot] = 255
+                write(root / "data" / "ground_truth" / label / f"{Path(name).stem}_mask.png", mask)
+            write(root / "data" / "test" / label / name, pixels)
     folds = {"0": {label: files[:4] for label, files in names.items()}, "1": {k: v[4:] for k, v in names.items()}}
-    listed = write_folds(tmp_path / "folds.json", folds)
+    return write_folds(root / "folds.json", folds)
+
+
+def test_a_strip_shows_no_defect_outside_of_its_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = _spotted_parts(tmp_path, spot=20)
     out = tmp_path / "strips"
     _draw(monkeypatch, "strips", "--data", tmp_path / "data", "--folds", listed, "--out", out)
     strips = sorted(out.glob("t*/crack/*.png"))
@@ -69,6 +74,19 @@ def test_a_strip_shows_no_defect_outside_of_its_mask(tmp_path: Path, monkeypatch
         inside = cv2.dilate(mask, np.ones((9, 9), np.uint8)) > 0
         assert (frame[~inside] < 150).all()
         assert (frame[mask > 0] > 150).mean() > 0.9
+
+
+def test_a_board_marks_every_defect_of_its_parts_however_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = _spotted_parts(tmp_path, spot=1)
+    out = tmp_path / "boards"
+    _draw(monkeypatch, "boards", "--data", tmp_path / "data", "--folds", listed, "--out", out)
+    assert _count(out) == {"ground_truth/crack": 20, "test/crack": 5, "train/crack": 15}
+    for path in out.glob("t*/crack/*.png"):
+        frame, mask = read_grey(path), read_grey(out / "ground_truth" / "crack" / f"{path.stem}_mask.png")
+        assert frame.shape == mask.shape == (1600, 2400)
+        np.testing.assert_array_equal(frame > 60, mask > 0)
+        parts = {0: {50, 51, 52, 53}, 1: {54, 55, 56, 57}}[path.parent.parent.name == "train"]
+        assert set(np.unique(frame[mask == 0])) <= parts
 
 
 def test_folds_are_needed_where_a_fold_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
