@@ -50,6 +50,7 @@ def fit_probabilities(
         config.good_class,
         "validation images",
         good_stands_for=good_stand_for,
+        biases=False,  # where validation has defects, the model goes on to learn from them (training.rounds)
     )
 
 

@@ -141,6 +141,19 @@ def test_what_experts_were_not_sure_of_calibrates_nothing(tmp_path: Path, option
     assert fewer.images == whole.images - 5
 
 
+def test_validation_does_not_move_the_classes_of_a_model_that_learns_from_it_next(
+    tmp_path: Path, options: TrainOptions
+) -> None:
+    root = make_folder(tmp_path, train={"good": 400, "crack": 200})
+    detector, _, validation, _ = _parts(root, options)
+    truth = [float(sample.label == "crack") for sample in validation.samples]
+    logits = np.random.default_rng(0).normal(size=(len(validation), 2)).astype(np.float32)
+    logits[:, 1] += 2 * np.array(truth, np.float32) + 3  # takes nearly all for cracks
+    found = fit_probabilities(detector.config, logits, validation.samples)
+    assert found is not None
+    assert (found.of_many(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
 @pytest.mark.parametrize("masks", [True, False])
 def test_a_model_without_good_parts_gets_no_anomaly_thresholds(
     tmp_path: Path, options: TrainOptions, masks: bool

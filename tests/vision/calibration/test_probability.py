@@ -28,8 +28,10 @@ def draw(count: int, scale: float, bias: tuple[float, ...] = (0, 0, 0), seed: in
     return logits, np.array([rng.choice(3, p=chance) for chance in chances])
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, good: str | None = "good") -> ClassCalibration | None:
-    return fit_class_calibration(logits, labels.tolist(), CLASSES, good, "a test")
+def fit(
+    logits: np.ndarray, labels: np.ndarray, good: str | None = "good", *, biases: bool = True
+) -> ClassCalibration | None:
+    return fit_class_calibration(logits, labels.tolist(), CLASSES, good, "a test", biases=biases)
 
 
 def test_a_model_that_is_too_sure_is_cooled_down() -> None:
@@ -53,6 +55,14 @@ def test_classes_that_are_off_each_in_its_own_way_get_a_scale_and_a_bias_each() 
     assert found.bias[2] - found.bias[1] == pytest.approx(-1.0, abs=0.5)
     fresh, truth = draw(4000, 0.5, (2.0, 0.0, -1.0), seed=9)
     assert expected_calibration_error(*top_label(found.of_many(fresh), truth)) < 0.05
+
+
+def test_a_model_that_goes_on_learning_keeps_the_order_of_its_classes() -> None:
+    logits, labels = draw(800, scale=0.5, bias=(2.0, 0.0, -1.0))
+    found = fit(logits, labels, biases=False)
+    assert found is not None
+    assert found.method == "temperature"
+    assert (found.of_many(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
 
 
 def test_a_few_images_of_a_class_keep_to_the_temperature() -> None:
