@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -110,7 +110,22 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
     wanted = native * min(1.0, _NEEDED_PX / found.smallest) ** 2
     reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
     side = round(_LARGER * one**0.5 / STEP) * STEP
-    return _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
+    plan = _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
+    return replace(plan, why=plan.why + _still_small(plan.spec, found, side))
+
+
+def _still_small(spec: InputSpec, found: Survey, side: int) -> str:
+    """What to say, and to do, where even tiles are too coarse for the smallest labelled defects; nothing elsewhere."""
+    native = found.height * found.width
+    smallest = found.smallest or 0.0
+    shown = smallest * (spec.height * spec.width / native) ** 0.5
+    if shown >= min(_WORTH_IT * _NEEDED_PX, 0.95 * smallest):  # a frame is not made larger than the camera took it
+        return ""
+    most = smallest * min(1.0, _MOST_PIXELS / native) ** 0.5
+    advice = f"`--tile {side}` shows them at {most:.1f} px and takes longer"
+    if most < _WORTH_IT * _NEEDED_PX:
+        advice += ", a camera that sees less of the part at once shows them larger"
+    return f"; the smallest defects are {shown:.1f} px then, and easily missed: {advice}"
 
 
 def check_side(asked: str) -> int:
