@@ -6,7 +6,7 @@
 
 scikit-image ships photographs of brick, grass and gravel. Crops of the left part of each are good training frames,
 crops of the right part are test frames, half of them with a defect of ``--parts`` (a folder in the MVTec layout) at its
-own size. No two crops lie alike, so that nothing is tied to a place, and nothing here has chosen anything in training.
+own size. No two crops lie alike, so that nothing is tied to a place.
 """
 
 from __future__ import annotations
