@@ -2,6 +2,7 @@
 
     python -m benchmarks.protocols few --data magnetic_tile --out FEW
     python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --out DEFECTS
+    python -m benchmarks.protocols random --data elpv --cut 4 --out FILE
 
 ``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
 images away, ``defects`` the good images, ``strips`` and ``boards`` put five and forty parts together to frames without
@@ -18,12 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.assembled import boards, draws, marks, strips
-from training.layout import GOOD, parse_folds, read_folds, read_layout
+from training.data import ELPV
+from training.elpv import find_elpv, read_elpv
+from training.layout import GOOD, Found, parse_folds, read_folds, read_layout
 from training.scan import Source
 from vision.errors import DataError
 
 FEW, TWELVE = 5, 12
-_PARTS_OF_A_RANDOM_CUT = 5
 
 
 def few(sources: Sequence[Source], out: Path) -> None:
@@ -56,15 +58,15 @@ def defects(sources: Sequence[Source], out: Path) -> None:
             _copy(one, out, one.side, mask=True)
 
 
-def random_folds(sources: Sequence[Source], out: Path) -> None:
-    """A folds file: the images of each class shuffled and dealt out, whatever part they show."""
+def random_folds(sources: Sequence[Source], out: Path, count: int) -> None:
+    """A folds file of ``count`` folds: the images of each class shuffled and dealt out, whatever part they show."""
     rng = draws()
-    folds: dict[str, dict[str, list[str]]] = {str(fold): {} for fold in range(_PARTS_OF_A_RANDOM_CUT)}
+    folds: dict[str, dict[str, list[str]]] = {str(fold): {} for fold in range(count)}
     for label in sorted({one.label for one in sources}):
         names = sorted(one.path.name for one in sources if one.label == label)
         rng.shuffle(names)
         for fold, by_label in folds.items():
-            by_label[label] = sorted(names[int(fold) :: _PARTS_OF_A_RANDOM_CUT])
+            by_label[label] = sorted(names[int(fold) :: count])
     out.write_text(json.dumps({"folds": folds}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,10 +76,9 @@ PROTOCOLS = {
     "no-masks": no_masks,
     "defects": defects,
     "boards": boards,
-    "random": random_folds,
 }
-_STRIPS = "strips"
-_WITHOUT_FOLDS = ("few", "random")
+_STRIPS, _RANDOM = "strips", "random"
+_WITHOUT_FOLDS = ("few", _RANDOM)
 
 
 def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
@@ -107,10 +108,11 @@ def _by_fold(sources: Sequence[Source], folds: Path) -> list[list[Source]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS))
-    parser.add_argument("--data", type=Path, required=True, help="folder in the MVTec layout")
+    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
+    parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
     parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
     parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
+    parser.add_argument("--cut", type=int, default=5, metavar="N", help="random: into so many folds (default 5)")
     parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
     options = parser.parse_args()
     if options.out.exists():
@@ -118,10 +120,12 @@ def main() -> None:
     if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
         raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
     try:
-        if options.protocol in _WITHOUT_FOLDS:
-            found = read_layout(options.data)
+        if options.protocol == _RANDOM and options.data == ELPV:
+            found = Found(read_elpv(find_elpv()))
+        elif options.protocol in _WITHOUT_FOLDS:
+            found = read_layout(Path(options.data))
         else:
-            found = read_folds(options.data, options.folds, options.fold)
+            found = read_folds(Path(options.data), options.folds, options.fold)
     except DataError as error:
         raise SystemExit(str(error)) from error
     if found.problems:
@@ -131,6 +135,8 @@ def main() -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     if options.protocol == _STRIPS:
         strips(_by_fold(found.sources, options.folds), partial)
+    elif options.protocol == _RANDOM:
+        random_folds(found.sources, partial, options.cut)
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
     partial.rename(options.out)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.elpv import find_elpv, read_elpv
-from training.layout import GOOD, Found, read_folds, read_layout
+from training.layout import GOOD, Found, deal_out, read_folds, read_layout
 from training.scan import CONTENT_DIGITS, Scanned, Source, read_mask_pixels, relative, scan
 from vision.console import say
 from vision.errors import DataError, SettingsError
@@ -92,7 +92,7 @@ def read_data(
     Args:
         source: a folder in the MVTec layout, or the word ``elpv``.
         folds: JSON, ``{"folds": {"0": {"good": [file names], "<defect>": […]}, …}}``.
-        fold: the fold that becomes the test set.
+        fold: the fold that becomes the test set (of ``elpv`` in place of its own held-out quarter).
         part_pattern: a regular expression, searched in the path below ``source``; its first group is the part id.
 
     Raises:
@@ -103,10 +103,9 @@ def read_data(
     if (folds is None) != (fold is None):
         raise SettingsError("a folds file and the number of a fold go together; give --folds FILE and --fold K")
     if str(source) == ELPV and isinstance(source, str):
-        if folds is not None:
-            raise SettingsError("elpv has its own held-out quarter; leave --folds away")
         root = find_elpv()
-        found = Found(read_elpv(root))
+        cells = read_elpv(root)
+        found = Found(cells) if folds is None or fold is None else deal_out(cells, folds, fold)
     else:
         root = Path(source)
         found = read_layout(root) if folds is None or fold is None else read_folds(root, folds, fold)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,15 @@ def read_folds(root: Path, folds: Path, fold: int) -> Found:
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; folds need a folder with images")
-    listed = parse_folds(folds)
-    if str(fold) not in listed:
-        raise DataError(f"{folds} has no fold {fold}; choose one of {', '.join(listed) or 'none'}")
+    listed = _with_fold(folds, fold)
     found = Found()
     masks = _Masks(root, found.problems)
     index: dict[tuple[str, str], list[tuple[Path, Path]]] = defaultdict(list)
     for place in (*_SIDES, "."):
         for label, path, inside in _labelled_images(root, place, []):
             index[label, path.name].append((path, inside))
-    count = Counter((label, name) for one in listed.values() for label, names in one.items() for name in names)
-    found.problems += [
-        f"{folds.name}: {name} ({label}) is named {n} times" for (label, name), n in count.items() if n > 1
-    ]
+    count = _count(listed)
+    found.problems += _named_often(count, folds)
     for number, by_label in listed.items():
         for label, names in by_label.items():
             if not names:
@@ -97,6 +94,45 @@ def read_folds(root: Path, folds: Path, fold: int) -> Found:
             masks.excuse(label, places[0][1])
     masks.report_unused()
     return found
+
+
+def deal_out(sources: Sequence[Source], folds: Path, fold: int) -> Found:
+    """``sources`` that a folds file names (by label and file name), on the sides that it gives them.
+
+    Raises:
+        DataError: the folds file cannot be read, or has no such fold.
+    """
+    listed = _with_fold(folds, fold)
+    count = _count(listed)
+    tested = {(label, name) for label, names in listed[str(fold)].items() for name in names}
+    found = Found(problems=_named_often(count, folds))
+    for one in sources:
+        key = one.label, one.path.name
+        if key in count:
+            found.sources.append(one._replace(side="test" if key in tested else "train"))
+        else:
+            found.left_out += 1
+    known = {(one.label, one.path.name) for one in sources}
+    found.problems += [
+        f"{folds.name}: {name} ({label}) is missing" for label, name in count if (label, name) not in known
+    ]
+    return found
+
+
+def _with_fold(folds: Path, fold: int) -> dict[str, dict[str, list[str]]]:
+    listed = parse_folds(folds)
+    if str(fold) not in listed:
+        raise DataError(f"{folds} has no fold {fold}; choose one of {', '.join(listed) or 'none'}")
+    return listed
+
+
+def _count(listed: Mapping[str, Mapping[str, Sequence[str]]]) -> Counter[tuple[str, str]]:
+    """How often each image is named, by label and file name."""
+    return Counter((label, name) for one in listed.values() for label, names in one.items() for name in names)
+
+
+def _named_often(count: Counter[tuple[str, str]], folds: Path) -> list[str]:
+    return [f"{folds.name}: {name} ({label}) is named {n} times" for (label, name), n in count.items() if n > 1]
 
 
 def _source(path: Path, label: str, side: str, mask: Path | None) -> Source:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.images import write_folds
 from training.data import read_data
 from training.elpv import read_elpv
-from vision.errors import DataError, SettingsError
+from training.layout import deal_out
+from vision.errors import DataError
 
 
 class TestElpv:
@@ -43,9 +45,29 @@ class TestElpv:
         with pytest.raises(DataError, match="install it again"):
             read_elpv(tmp_path)
 
-    def test_folds_do_not_go_with_it(self, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match="held-out quarter"):
-            read_data("elpv", folds=tmp_path / "folds.json", fold=0)
+    def test_a_folds_file_deals_the_cells_out_anew(self, tmp_path: Path) -> None:
+        sources = read_elpv(self.package(tmp_path))
+        names = {label: [one.path.name for one in sources if one.label == label] for label in ("good", "defect")}
+        folds = {"0": {"good": names["good"][:30], "defect": names["defect"][:20]}, "1": {"good": names["good"][30:]}}
+        found = deal_out(sources, write_folds(tmp_path / "folds.json", folds), 0)
+        assert found.problems == []
+        tested = {one.path.name for one in found.sources if one.side == "test"}
+        assert tested == {*names["good"][:30], *names["defect"][:20]}
+        assert {one.path.name for one in found.sources if one.side == "train"} == set(names["good"][30:])
+        assert found.left_out == len(names["defect"]) - 20
+        assert {one.defect_probability for one in found.sources} == {0.0, 1 / 3, 2 / 3, 1.0}
+
+    def test_folds_of_other_cells_are_refused(self, tmp_path: Path) -> None:
+        sources = read_elpv(self.package(tmp_path))
+        one = sources[0]
+        folds = {"0": {one.label: [one.path.name]}, "1": {one.label: [one.path.name], "good": ["cell9999.png"]}}
+        found = deal_out(sources, write_folds(tmp_path / "folds.json", folds), 1)
+        assert found.problems == [
+            f"folds.json: {one.path.name} ({one.label}) is named 2 times",
+            "folds.json: cell9999.png (good) is missing",
+        ]
+        with pytest.raises(DataError, match="has no fold 2; choose one of 0, 1"):
+            deal_out(sources, tmp_path / "folds.json", 2)
 
     @pytest.mark.slow
     def test_the_real_package(self) -> None:
