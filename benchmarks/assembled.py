@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from benchmarks.pasted import Grey, read_grey, write_frame
+from benchmarks.pictures import Grey, is_marked, read_grey, seeded_random, write_frame
 from training.layout import GOOD
 from training.scan import Source
 
@@ -25,7 +24,7 @@ _MOST_DEFECTS = 4
 
 def strips(folds: Sequence[Sequence[Source]], out: Path) -> None:
     """Strips of ``_STRIP_PARTS`` parts of one fold side by side, one of them defective, labelled with its defect."""
-    rng = draws()
+    rng = seeded_random()
     for fold in folds:
         good = [one for one in fold if one.label == GOOD]
         if len(good) < _STRIP_PARTS - 1:
@@ -35,7 +34,7 @@ def strips(folds: Sequence[Sequence[Source]], out: Path) -> None:
             rng.shuffle(of_class)
             count = _STRIPS_OF_TEST_FOLD if fold[0].side == "test" else _STRIPS_OF_TRAINING_FOLDS
             for one in of_class[:count]:
-                if not marks(one):
+                if not is_marked(one):
                     continue
                 parts = [one, *rng.sample(good, _STRIP_PARTS - 1)]
                 rng.shuffle(parts)
@@ -46,14 +45,14 @@ def strips(folds: Sequence[Sequence[Source]], out: Path) -> None:
 
 def boards(sources: Sequence[Source], out: Path) -> None:
     """Boards of 2400x1600 px: parts at half their size, one to four of them with a defect of the board's class."""
-    rng = draws()
+    rng = seeded_random()
     cells = range(_BOARD_ROWS * _BOARD_COLUMNS)
     for side, count in _BOARDS.items():
         good = [one for one in sources if one.side == side and one.label == GOOD]
         if not good:
             raise SystemExit(f"there is no good image to {side}; a board is made of them")
         for label in sorted({one.label for one in sources if one.label != GOOD}):
-            marked = [one for one in sources if one.side == side and one.label == label and marks(one)]
+            marked = [one for one in sources if one.side == side and one.label == label and is_marked(one)]
             for index in range(count if marked else 0):
                 parts = [_part(rng.choice(good)) for _ in cells]
                 for cell in rng.sample(cells, rng.randint(1, _MOST_DEFECTS)):
@@ -61,15 +60,6 @@ def boards(sources: Sequence[Source], out: Path) -> None:
                 frame, mask = (_board([part[layer] for part in parts]) for layer in (0, 1))
                 if mask.any():
                     write_frame(out, side, label, f"{side}_{label}_{index:02d}", frame, mask)
-
-
-def draws() -> random.Random:
-    """Python's own generator keeps its draws from version to version."""
-    return random.Random(0)  # noqa: S311
-
-
-def marks(source: Source) -> bool:
-    return source.mask is not None and bool(read_grey(source.mask).any())
 
 
 def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:

@@ -24,7 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.pasted import Grey, PastedDefects, read_grey, write_frame
+from benchmarks.pasted import PastedDefects
+from benchmarks.pictures import Grey, read_grey, write_frame
 from training.data import read_data
 from training.evaluate import evaluate
 from training.export import export_bundle

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Grey = NDArray[np.uint8]
+from benchmarks.pictures import Grey, read_grey
+
 # Of its own surroundings, what is cut out with a defect, in px.
 _MARGIN = 6
 # A defect lies at least so far from the edge of the frame that it is put on, in px.
@@ -56,22 +56,3 @@ class PastedDefects:
         result[window] = np.clip(np.rint(changed), 0, 255)
         mask[window] = shape
         return result, mask
-
-
-def read_grey(path: Path) -> Grey:
-    """A picture in grey, uint8 ``[H, W]``."""
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise SystemExit(f"{path} is no picture")
-    return np.asarray(picture, np.uint8)
-
-
-def write_frame(root: Path, part: str, label: str, name: str, frame: Grey, mask: Grey | None) -> None:
-    """One frame, and its mask (0 or 1) if it has one, where the MVTec layout wants them."""
-    path = root / part / label / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), frame)
-    if mask is not None:
-        mask_path = root / "ground_truth" / label / f"{name}_mask.png"
-        mask_path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(mask_path), mask * 255)

@@ -1,4 +1,4 @@
-"""Draw the data sets of the protocols in docs/experiments.md from a folder in the MVTec layout.
+"""Draw the data sets of the protocols in docs/experiments.md.
 
     python -m benchmarks.protocols few --data magnetic_tile --out FEW
     python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --out DEFECTS
@@ -18,7 +18,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.assembled import boards, draws, marks, strips
+from benchmarks.assembled import boards, strips
+from benchmarks.pictures import is_marked, seeded_random
 from training.data import ELPV
 from training.elpv import find_elpv, read_elpv
 from training.layout import GOOD, Found, parse_folds, read_folds, read_layout
@@ -30,14 +31,14 @@ FEW, TWELVE = 5, 12
 
 def few(sources: Sequence[Source], out: Path) -> None:
     """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
-    chosen = set(_chosen([one for one in sources if one.label != GOOD and marks(one)], FEW))
+    chosen = set(_chosen([one for one in sources if one.label != GOOD and is_marked(one)], FEW))
     for one in sources:
         _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
 
 
 def twelve(sources: Sequence[Source], out: Path) -> None:
     """The fold to measure; of the others the good images and ``TWELVE`` masked defects of each class."""
-    learned = [one for one in sources if one.side == "train" and one.label != GOOD and marks(one)]
+    learned = [one for one in sources if one.side == "train" and one.label != GOOD and is_marked(one)]
     for one in _chosen(learned, TWELVE):
         _copy(one, out, "train", mask=True)
     for one in sources:
@@ -60,7 +61,7 @@ def defects(sources: Sequence[Source], out: Path) -> None:
 
 def random_folds(sources: Sequence[Source], out: Path, count: int) -> None:
     """A folds file of ``count`` folds: the images of each class shuffled and dealt out, whatever part they show."""
-    rng = draws()
+    rng = seeded_random()
     folds: dict[str, dict[str, list[str]]] = {str(fold): {} for fold in range(count)}
     for label in sorted({one.label for one in sources}):
         names = sorted(one.path.name for one in sources if one.label == label)
@@ -86,7 +87,7 @@ def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
         of_class = sorted((one for one in masked if one.label == label), key=lambda one: one.path)
         if len(of_class) < count:
             raise SystemExit(f"{label} has {len(of_class)} images whose mask marks something; {count} are needed")
-        yield from draws().sample(of_class, count)
+        yield from seeded_random().sample(of_class, count)
 
 
 def _copy(source: Source, out: Path, side: str, *, mask: bool) -> None:
@@ -107,25 +108,9 @@ def _by_fold(sources: Sequence[Source], folds: Path) -> list[list[Source]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
-    parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
-    parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
-    parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
-    parser.add_argument("--cut", type=int, default=5, metavar="N", help="random: into so many folds (default 5)")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
-    options = parser.parse_args()
-    if options.out.exists():
-        raise SystemExit(f"{options.out} is there already; give another --out")
-    if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
-        raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
+    options = _options()
     try:
-        if options.protocol == _RANDOM and options.data == ELPV:
-            found = Found(read_elpv(find_elpv()))
-        elif options.protocol in _WITHOUT_FOLDS:
-            found = read_layout(Path(options.data))
-        else:
-            found = read_folds(Path(options.data), options.folds, options.fold)
+        found = _found(options)
     except DataError as error:
         raise SystemExit(str(error)) from error
     if found.problems:
@@ -140,6 +125,34 @@ def main() -> None:
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
     partial.rename(options.out)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
+    parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
+    parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
+    parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
+    parser.add_argument("--cut", type=int, default=5, metavar="N", help="of random: into so many folds (default 5)")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
+    options = parser.parse_args()
+    if options.out.exists():
+        raise SystemExit(f"{options.out} is there already; give another --out")
+    if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
+        raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
+    if options.cut < 2:
+        raise SystemExit(f"one fold is measured and the others train: --cut must be at least 2; got {options.cut}")
+    return options
+
+
+def _found(options: argparse.Namespace) -> Found:
+    if options.data == ELPV:
+        if options.protocol != _RANDOM:
+            raise SystemExit(f"{ELPV} goes with {_RANDOM} alone; give a folder in the MVTec layout")
+        return Found(read_elpv(find_elpv()))
+    if options.protocol in _WITHOUT_FOLDS:
+        return read_layout(Path(options.data))
+    return read_folds(Path(options.data), options.folds, options.fold)
 
 
 if __name__ == "__main__":

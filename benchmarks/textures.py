@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from skimage import data
 
-from benchmarks.pasted import Grey, PastedDefects, write_frame
+from benchmarks.pasted import PastedDefects
+from benchmarks.pictures import Grey, write_frame
 
 SURFACES = ("brick", "grass", "gravel")
 _SIDE = 160

@@ -35,7 +35,11 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--part-pattern", help="Regular expression on file names; its first group names the part."),
         click.option("--fold", type=int, help="Number of the fold that is the test set."),
-        click.option("--folds", type=_FILE, help="JSON file with folds: fold K is the test set, the others train."),
+        click.option(
+            "--folds",
+            type=_FILE,
+            help="JSON file with folds: fold K is the test set, the others train (of elpv: in place of its quarter).",
+        ),
         click.option("--data", required=True, help="Folder in the MVTec layout, or `elpv` for the PyPI data set."),
     ):
         command = option(command)
@@ -75,9 +79,14 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="auto: large frames go through the network in overlapping tiles where one input would lose small "
             "defects; off: never; a number: frames at their own size, in tiles of at most so many px.",
         ),
-        click.option("--weights", type=_FILE, help="Backbone weights, .safetensors with timm's names."),
         click.option(
-            "--backbone", default=DEFAULT_BACKBONE, show_default=True, help="Any timm CNN with strides 4 to 32."
+            "--weights", type=_FILE, help="Backbone weights: the model hub's .safetensors of that timm model."
+        ),
+        click.option(
+            "--backbone",
+            default=DEFAULT_BACKBONE,
+            show_default=True,
+            help="Any timm CNN with strides 4 to 32 for frames of any size.",
         ),
     ):
         command = option(command)

@@ -73,11 +73,9 @@ def read_folds(root: Path, folds: Path, fold: int) -> Found:
         for label, path, inside in _labelled_images(root, place, []):
             index[label, path.name].append((path, inside))
     count = _count(listed)
-    found.problems += _named_often(count, folds)
+    found.problems += _slips(listed, count, folds)
     for number, by_label in listed.items():
         for label, names in by_label.items():
-            if not names:
-                found.problems.append(f"{folds.name}: fold {number} names no image of {label!r}")
             for name in names:
                 places = index.get((label, name), [])
                 if len(places) != 1:
@@ -105,7 +103,7 @@ def deal_out(sources: Sequence[Source], folds: Path, fold: int) -> Found:
     listed = _with_fold(folds, fold)
     count = _count(listed)
     tested = {(label, name) for label, names in listed[str(fold)].items() for name in names}
-    found = Found(problems=_named_often(count, folds))
+    found = Found(problems=_slips(listed, count, folds))
     for one in sources:
         key = one.label, one.path.name
         if key in count:
@@ -131,8 +129,17 @@ def _count(listed: Mapping[str, Mapping[str, Sequence[str]]]) -> Counter[tuple[s
     return Counter((label, name) for one in listed.values() for label, names in one.items() for name in names)
 
 
-def _named_often(count: Counter[tuple[str, str]], folds: Path) -> list[str]:
-    return [f"{folds.name}: {name} ({label}) is named {n} times" for (label, name), n in count.items() if n > 1]
+def _slips(
+    listed: Mapping[str, Mapping[str, Sequence[str]]], count: Counter[tuple[str, str]], folds: Path
+) -> list[str]:
+    """What is wrong with a folds file whatever images there are."""
+    empty = [
+        f"{folds.name}: fold {number} names no image of {label!r}"
+        for number, by_label in listed.items()
+        for label, names in by_label.items()
+        if not names
+    ]
+    return empty + [f"{folds.name}: {name} ({label}) is named {n} times" for (label, name), n in count.items() if n > 1]
 
 
 def _source(path: Path, label: str, side: str, mask: Path | None) -> Source:

@@ -11,8 +11,8 @@ from torch import Tensor
 from training.stores import Store, good_places
 from vision.console import track
 from vision.model.detector import Detector
+from vision.model.deviations import channel_scales
 from vision.model.subspace import rest
-from vision.model.units import channel_units
 
 # Of more frames an even selection is taken: the time grows with their square, the patterns hardly change.
 _MOST_FRAMES = 2000
@@ -34,7 +34,7 @@ def fit_subspace(detector: Detector, stores: Sequence[Store], *, again: bool = F
     good = good_places(stores, detector.config.good_class)
     step = -(-len(good) // _MOST_FRAMES)
     for level, features in enumerate(_features(detector, good[::step])):
-        scale = channel_units(features.std(dim=(0, 2, 3)))
+        scale = channel_scales(features.std(dim=(0, 2, 3)))
         rows = (features / scale.view(1, -1, 1, 1)).flatten(1)
         mean = rows.mean(dim=0)
         rows = rows - mean

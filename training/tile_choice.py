@@ -102,7 +102,7 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
         needed = "half of all, some of each class"
         why = f"{size} in one piece: there are too few masks of defects that would ask for tiles ({needed})"
         return TilePlan(spec, None, cuts=False, why=why)
-    shown = found.smallest * (one / native) ** 0.5
+    shown = _shown(found, spec)
     defect = f"the smallest labelled defects are {found.smallest:.0f} px"
     if shown >= _WORTH_IT * _NEEDED_PX or native <= one:
         why = f"{size}: {defect}, {shown:.1f} px in one input of {spec.width}x{spec.height} px"
@@ -111,21 +111,30 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
     reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
     side = round(_LARGER * one**0.5 / STEP) * STEP
     plan = _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
-    return replace(plan, why=plan.why + _still_small(plan.spec, found, side))
+    largest = _tiled(spec, found, min(native, _MOST_PIXELS), side, reason, cuts=True)
+    return replace(plan, why=plan.why + _still_small(found, plan.spec, largest.spec, side))
 
 
-def _still_small(spec: InputSpec, found: Survey, side: int) -> str:
-    """What to say, and to do, where even tiles are too coarse for the smallest labelled defects; nothing elsewhere."""
-    native = found.height * found.width
-    smallest = found.smallest or 0.0
-    shown = smallest * (spec.height * spec.width / native) ** 0.5
-    if shown >= min(_WORTH_IT * _NEEDED_PX, 0.95 * smallest):  # a frame is not made larger than the camera took it
+def _shown(found: Survey, spec: InputSpec) -> float:
+    """The side of the smallest labelled defects in input px."""
+    return (found.smallest or 0.0) * math.sqrt(spec.height * spec.width / (found.height * found.width))
+
+
+def _still_small(found: Survey, chosen: InputSpec, largest: InputSpec, side: int) -> str:
+    """What to say, and to do, where even tiles are too coarse for the smallest labelled defects; nothing elsewhere.
+
+    Args:
+        largest: the input that ``--tile`` with ``side`` would have.
+    """
+    shown, most = _shown(found, chosen), _shown(found, largest)
+    if shown >= _WORTH_IT * _NEEDED_PX:
         return ""
-    most = smallest * min(1.0, _MOST_PIXELS / native) ** 0.5
-    advice = f"`--tile {side}` shows them at {most:.1f} px and takes longer"
+    advice = []
+    if largest.height * largest.width > chosen.height * chosen.width:
+        advice.append(f"`--tile {side}` shows them at {most:.1f} px and takes longer")
     if most < _WORTH_IT * _NEEDED_PX:
-        advice += ", a camera that sees less of the part at once shows them larger"
-    return f"; the smallest defects are {shown:.1f} px then, and easily missed: {advice}"
+        advice.append("a camera that sees less of the part at once shows them larger")
+    return f"; the smallest defects are {shown:.1f} px then, and easily missed: {', '.join(advice)}"
 
 
 def check_side(asked: str) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.images import write_folds
+from benchmarks import protocols
+from tests.images import write, write_folds
 from training.data import read_data
 from training.elpv import read_elpv
 from training.layout import deal_out
@@ -57,17 +59,37 @@ class TestElpv:
         assert found.left_out == len(names["defect"]) - 20
         assert {one.defect_probability for one in found.sources} == {0.0, 1 / 3, 2 / 3, 1.0}
 
+    def test_a_random_cut_is_drawn_and_trained_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = self.package(tmp_path, 40)
+        for number in range(1, 41):
+            write(root / "images" / f"cell{number:04d}.png", np.full((16, 16), number, np.uint8))
+        for place in ("training.data.find_elpv", "benchmarks.protocols.find_elpv"):
+            monkeypatch.setattr(place, lambda: root)
+        folds = tmp_path / "folds.json"
+        arguments = ["protocols", "random", "--data", "elpv", "--cut", "4", "--out", str(folds)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        protocols.main()
+        parts = [read_data("elpv", folds=folds, fold=fold) for fold in range(4)]
+        assert max(len(data.test) for data in parts) - min(len(data.test) for data in parts) <= 2
+        assert len({sample.path for data in parts for sample in data.test}) == 40
+        for data in parts:
+            assert len(data.train) + len(data.test) == 40
+            assert not {sample.path for sample in data.train} & {sample.path for sample in data.test}
+
     def test_folds_of_other_cells_are_refused(self, tmp_path: Path) -> None:
         sources = read_elpv(self.package(tmp_path))
         one = sources[0]
-        folds = {"0": {one.label: [one.path.name]}, "1": {one.label: [one.path.name], "good": ["cell9999.png"]}}
+        other = {"good": "defect", "defect": "good"}[one.label]
+        folds = {"0": {one.label: [one.path.name]}, "1": {one.label: [one.path.name], other: []}}
+        folds["2"] = {"good": ["cell9999.png"]}
         found = deal_out(sources, write_folds(tmp_path / "folds.json", folds), 1)
         assert found.problems == [
+            f"folds.json: fold 1 names no image of {other!r}",
             f"folds.json: {one.path.name} ({one.label}) is named 2 times",
             "folds.json: cell9999.png (good) is missing",
         ]
-        with pytest.raises(DataError, match="has no fold 2; choose one of 0, 1"):
-            deal_out(sources, tmp_path / "folds.json", 2)
+        with pytest.raises(DataError, match="has no fold 3; choose one of 0, 1, 2"):
+            deal_out(sources, tmp_path / "folds.json", 3)
 
     @pytest.mark.slow
     def test_the_real_package(self) -> None:

@@ -184,18 +184,22 @@ def test_frames_are_cut_where_one_input_is_not_enough(
 
 
 @pytest.mark.parametrize(
-    ("side", "smallest", "says"),
+    ("frame", "smallest", "says"),
     [
-        (1024, 10.0, None),
-        (2000, 10.0, "the smallest defects are 5.1 px then, and easily missed: `--tile 384` shows them at 10.0 px"),
-        (4472, 10.0, "2.3 px then, .*shows them at 4.6 px and takes longer, a camera that sees less of the part"),
-        (600, 5.0, None),  # larger than the camera took it, no frame shows more
+        ((1024, 1024), 10.0, None),
+        (
+            (2000, 2000),
+            10.0,
+            r"are 5.1 px then, and easily missed: `--tile 384` shows them at 9.9 px and takes longer$",
+        ),
+        ((4472, 4472), 10.0, r"are 2.3 px then, .* shows them at 4.6 px and takes longer, a camera that sees less"),
+        ((144, 1000), 5.0, r"are 4.7 px then, and easily missed: a camera that sees less of the part"),
     ],
 )
 def test_defects_that_are_too_small_in_tiles_as_well_are_said_to_be(
-    side: int, smallest: float, says: str | None
+    frame: tuple[int, int], smallest: float, says: str | None
 ) -> None:
-    why = plan_tiles("auto", ONE, Survey(side, side, smallest, 1.0), few_labels=False).why
+    why = plan_tiles("auto", ONE, Survey(*frame, smallest, 1.0), few_labels=False).why
     assert " tiles of " in why
     assert re.search(says, why) if says else "missed" not in why, why
 

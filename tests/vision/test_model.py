@@ -357,8 +357,10 @@ def test_impossible_models_say_what_is_wrong() -> None:
         Backbone("nonsense")
     with pytest.raises(SettingsError, match=r"strides .* but not at .*choose a CNN"):
         Backbone("test_vit")
-    with pytest.raises(SettingsError, match="'test_maxvit' does not take a frame of 96x64 px"):
+    with pytest.raises(SettingsError, match=r"'test_maxvit' does not take a frame of 160x128 px .* such as resnet18"):
         Backbone("test_maxvit")
+    with pytest.raises(SettingsError, match="'mobilevitv2_050' has features of shapes"):
+        Backbone("mobilevitv2_050")
     with pytest.raises(SettingsError, match="multiples of 32"):
         replace(BASE, height=100)
     with pytest.raises(SettingsError, match="heads do not divide"):

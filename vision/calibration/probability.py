@@ -96,8 +96,8 @@ def fit_class_calibration(
         logits: ``[N, C]`` of images that did not train the model.
         labels: their true classes, as indices.
         good_stands_for: of how many good images each one here was taken: it counts as often, so that the mix is right.
-        biases: False keeps to the temperature. How sure a model is lasts while it goes on learning; how much it favours
-            one class over another does not.
+        biases: False keeps to the temperature. How much a model favours one class over another does not last while it
+            goes on learning.
     """
     values, truth = np.asarray(logits, np.float64), np.asarray(labels, np.intp)
     defects = sum(classes[label] != good_class for label in truth)

@@ -76,7 +76,7 @@ class Backbone(nn.Module):
 
     def _check_any_size(self) -> None:
         """Some transformers take frames of the one size that they were made for, and say so in many ways."""
-        height, width = 2 * STRIDES[-1], 3 * STRIDES[-1]
+        height, width = 4 * STRIDES[-1], 5 * STRIDES[-1]
         was_training = self.training
         self.eval()
         try:
@@ -84,13 +84,16 @@ class Backbone(nn.Module):
                 found = [tuple(level.shape[1:]) for level in self._features(torch.zeros(1, 3, height, width))]
         except (AssertionError, RuntimeError, ValueError) as error:
             raise SettingsError(
-                f"backbone {self.name!r} does not take a frame of {width}x{height} px ({error}); choose a CNN"
+                f"backbone {self.name!r} does not take a frame of {width}x{height} px ({error}); "
+                "choose one that takes frames of any size, such as resnet18"
             ) from error
         finally:
             self.train(was_training)
         wanted = [(count, height // side, width // side) for count, side in zip(self.channels, STRIDES, strict=True)]
         if found != wanted:
-            raise SettingsError(f"backbone {self.name!r} has features of shapes {found}, not {wanted}; choose a CNN")
+            raise SettingsError(
+                f"backbone {self.name!r} has features of shapes {found}, not {wanted}; choose another one"
+            )
 
 
 def early_modules(backbone: Backbone) -> list[nn.Module]:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.model.deviations import channel_scales
 from vision.model.mixers import Block
 from vision.model.tokens import stretch_to, to_maps, to_tokens
-from vision.model.units import channel_units
 
 # The read-out grid of every map, in input pixels per map pixel.
 MAP_STRIDE = 4
@@ -53,7 +53,7 @@ class Reconstruction(nn.Module):
         """Per-channel mean and standard deviation of strides 8, 16, 32, each ``[C]``."""
         for index, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
             getattr(self, f"mean{index}").copy_(mean.view(1, -1, 1, 1))
-            getattr(self, f"std{index}").copy_(channel_units(deviation).view(1, -1, 1, 1))
+            getattr(self, f"std{index}").copy_(channel_scales(deviation).view(1, -1, 1, 1))
 
     def standardise(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features of strides 8, 16, 32 to standardised ones in float32, stride 32 stretched to stride 16."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.model.deviations import SMALLEST_DEVIATION
 from vision.model.tokens import stretch_to
-from vision.model.units import SMALLEST_UNIT
 
 # Features on more cells than this are averaged first: a basis over all cells of a large frame would not fit a line PC.
 _LARGEST_GRID = 400
@@ -69,10 +69,10 @@ class NormalSubspace(nn.Module):
     @torch.no_grad()
     def set_spread(self, level: int, center: float, spread: float) -> None:
         """Set mean and standard deviation of a stride's distance on good frames that the basis was not made of; a
-        deviation below ``SMALLEST_UNIT`` counts as that (the features' own is 1).
+        deviation below ``SMALLEST_DEVIATION`` counts as that (the features' own is 1).
         """
         getattr(self, f"center{level}").fill_(center)
-        getattr(self, f"spread{level}").fill_(max(spread, SMALLEST_UNIT))
+        getattr(self, f"spread{level}").fill_(max(spread, SMALLEST_DEVIATION))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features of strides 16 and 32 to their standardised distances, summed on the finer grid: ``[N, h, w]``."""

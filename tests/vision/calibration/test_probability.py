@@ -62,7 +62,7 @@ def test_a_model_that_goes_on_learning_keeps_the_order_of_its_classes() -> None:
     found = fit(logits, labels, biases=False)
     assert found is not None
     assert found.method == "temperature"
-    assert (found.of_many(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert found.bias == (0.0, 0.0, 0.0)
 
 
 def test_a_few_images_of_a_class_keep_to_the_temperature() -> None:
