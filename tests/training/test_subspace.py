@@ -10,7 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from tests.images import make_folder
-from training.data import read_data
+from training.data import DataSet, read_data
 from training.stores import FrameStore
 from training.subspace import fit_subspace, principal
 from vision.model.backbone import load_pretrained
@@ -37,14 +37,21 @@ def test_no_more_components_than_the_frames_have() -> None:
     assert len(principal(torch.zeros(1, 30), 10)) == 0
 
 
-@pytest.fixture
-def fitted(tmp_path: Path, tiny_weights: Path) -> tuple[Detector, FrameStore, FrameStore]:
+def _detector(tmp_path: Path, tiny_weights: Path, *, subspace: int) -> tuple[Detector, DataSet]:
     data = read_data(make_folder(tmp_path, train={"good": 24}))
-    stores = [FrameStore(part, InputSpec(96, 128)) for part in (data.train[:16], data.train[16:])]
-    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=30)
+    config = ModelConfig(
+        "test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=subspace
+    )
     torch.manual_seed(0)
     detector = Detector(config)
     load_pretrained(detector.backbone, tiny_weights)
+    return detector, data
+
+
+@pytest.fixture
+def fitted(tmp_path: Path, tiny_weights: Path) -> tuple[Detector, FrameStore, FrameStore]:
+    detector, data = _detector(tmp_path, tiny_weights, subspace=30)
+    stores = [FrameStore(part, InputSpec(96, 128)) for part in (data.train[:16], data.train[16:])]
     fit_subspace(detector, stores[:1])
     return detector, stores[0], stores[1]
 
@@ -89,11 +96,8 @@ def test_good_frames_that_are_all_alike_do_not_make_a_measure_of_rounding(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trained backbone can draw good frames together until the patterns explain them whole."""
-    data = read_data(make_folder(tmp_path, train={"good": 24}))
+    detector, data = _detector(tmp_path, tiny_weights, subspace=30)
     store = FrameStore(data.train, InputSpec(96, 128))
-    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=30)
-    detector = Detector(config)
-    load_pretrained(detector.backbone, tiny_weights)
     real = detector.backbone.forward
 
     def drawn_together(frames: torch.Tensor) -> list[torch.Tensor]:
@@ -116,11 +120,8 @@ def test_a_channel_that_is_silent_on_good_frames_does_not_drown_the_others(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backbone with ReLU can have such channels, and a defect is what makes them speak."""
-    data = read_data(make_folder(tmp_path, train={"good": 24}))
+    detector, data = _detector(tmp_path, tiny_weights, subspace=8)
     store = FrameStore(data.train, InputSpec(96, 128))
-    config = ModelConfig("test_efficientnet", 96, 128, data.classes, "good", False, False, dim=32, heads=4, subspace=8)
-    detector = Detector(config)
-    load_pretrained(detector.backbone, tiny_weights)
     real = detector.backbone.forward
 
     def first_channel_silent(frames: torch.Tensor) -> list[torch.Tensor]:
