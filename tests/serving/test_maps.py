@@ -51,7 +51,7 @@ def test_a_damaged_png_map_is_an_error() -> None:
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_runs_give_the_mask_back(mask: np.ndarray) -> None:
     runs = mask_to_runs(mask)
     box = Box(3, 4, mask.shape[1], mask.shape[0])

@@ -17,7 +17,7 @@ from training import metrics
 from training.pixel_metrics import BIN_ERROR, PixelCounter, aupro, pixel_ap, pixel_auroc, pixel_figures, score_bins
 
 # A busy machine is no failure.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(suppress_health_check=[HealthCheck.too_slow])
 # Few distinct values, so that ties are the rule.
 scored = st.lists(
     st.tuples(st.integers(0, 12).map(lambda value: value / 4 - 1), st.booleans()), min_size=2, max_size=60

@@ -18,7 +18,7 @@ from training.splits import Split, running_order, split
 from vision.errors import DataError
 
 # A busy machine is no failure.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path("/data")
 
 
