@@ -66,8 +66,7 @@ def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
     """Parts side by side at the strip's height, mirrored on or cut off at its width: the frame and its mask (0, 1)."""
     frames, masks = [], []
     for one in parts:
-        frame = read_grey(one.path)
-        mask = np.zeros_like(frame) if one.mask is None else read_grey(one.mask)
+        frame, mask = _read(one)
         size = (round(frame.shape[1] * _STRIP_HEIGHT / frame.shape[0]), _STRIP_HEIGHT)
         frames.append(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
         masks.append(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
@@ -79,8 +78,7 @@ def _strip(parts: Sequence[Source]) -> tuple[Grey, Grey]:
 
 def _part(one: Source) -> tuple[Grey, Grey]:
     """A part at half its size, repeated or cut off at the size of a board's part: the frame and its mask (0, 1)."""
-    frame = read_grey(one.path)
-    mask = np.zeros_like(frame) if one.mask is None else read_grey(one.mask)
+    frame, mask = _read(one)
     size = (max(1, frame.shape[1] // 2), max(1, frame.shape[0] // 2))
     frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
     # A pixel that a defect of one pixel reaches is a defect's: nothing that can be seen stays unmarked.
@@ -88,6 +86,12 @@ def _part(one: Source) -> tuple[Grey, Grey]:
     times = (-(-_PART_HEIGHT // size[1]), -(-_PART_WIDTH // size[0]))
     window = np.s_[:_PART_HEIGHT, :_PART_WIDTH]
     return np.tile(frame, times)[window], np.tile(mask, times)[window]
+
+
+def _read(one: Source) -> tuple[Grey, Grey]:
+    """A part's frame and its mask as the files have them; 0 everywhere without one."""
+    frame = read_grey(one.path)
+    return frame, np.zeros_like(frame) if one.mask is None else read_grey(one.mask)
 
 
 def _board(parts: Sequence[Grey]) -> Grey:

@@ -59,7 +59,7 @@ class TestElpv:
         assert found.left_out == len(names["defect"]) - 20
         assert {one.defect_probability for one in found.sources} == {0.0, 1 / 3, 2 / 3, 1.0}
 
-    def test_a_random_cut_is_drawn_and_trained_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_random_cut_is_drawn_and_read_fold_by_fold(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         root = self.package(tmp_path, 40)
         for number in range(1, 41):
             write(root / "images" / f"cell{number:04d}.png", np.full((16, 16), number, np.uint8))
