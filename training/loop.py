@@ -19,7 +19,7 @@ from training import checkpoint
 from training.batches import Batch, TrainingFrames, join
 from training.objective import Objective
 from training.options import Recipe, TrainOptions
-from training.precision import fast_training
+from training.precision import computes_bfloat16, fast_training
 from training.stores import Store
 from training.validate import Validation
 from vision.console import say, track
@@ -55,8 +55,7 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was asked for, but torch sees no GPU; use --device auto or cpu")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
-    mixed = "avx512" in torch.backends.cpu.get_cpu_capability().lower()
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if mixed or not on_cpu else "no")
+    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if not on_cpu or computes_bfloat16() else "no")
 
 
 class Trainer:
@@ -215,7 +214,7 @@ class Trainer:
     def _extract(self, batch: Batch) -> list[Tensor]:
         with self._accelerator.autocast():
             features = self.detector.backbone(batch.frames.to(self._accelerator.device))
-        return [level.to("cpu", torch.bfloat16) for level in features]
+        return [level.to("cpu") for level in features]
 
     @staticmethod
     def _bytes_a_frame(stretch: list[tuple[Batch, list[Tensor]]]) -> int:

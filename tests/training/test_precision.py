@@ -5,7 +5,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from training.precision import fast_training
+from training.precision import computes_bfloat16, fast_training
 from vision.model.attention import DenseAttention
 
 
@@ -26,6 +26,22 @@ class _Attending(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.as_tensor(self.attention(maps.flatten(2).transpose(1, 2), maps.shape[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),  # Ice Lake
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),  # Zen 4
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, True),  # Sapphire Rapids
+        ({"architecture": "arm64", "neon": True}, False),
+    ],
+)
+def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
+    capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert computes_bfloat16() is expected
 
 
 @pytest.mark.parametrize("make", [_Net, _Attending])

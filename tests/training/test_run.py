@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests.images import make_folder
@@ -77,14 +78,32 @@ def test_without_good_images_half_of_the_defects_need_masks_and_each_class_some(
     assert ("places from the masks" in recipe.why) == localised
 
 
+@pytest.fixture
+def another_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, bool]], None]]:
+    """Trains as on a CPU with other capabilities; accelerate keeps the precision of a process's first training."""
+
+    def pretend(capabilities: dict[str, bool]) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        AcceleratorState._reset_state()
+
+    yield pretend
+    AcceleratorState._reset_state()
+
+
 @pytest.mark.parametrize(
     "labels",
     [{"good": 24}, {"good": 24, "crack": 6}, {"good": 40, "crack": 44, "fray": 8}, {"crack": 16, "fray": 16}],
     ids=["normal-only", "few-labels", "many-labels", "no-good-class"],
 )
-def test_every_kind_of_data_trains_and_loads_again(
-    tmp_path: Path, options: TrainOptions, labels: dict[str, int]
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_every_kind_of_data_trains_on_every_cpu_and_loads_again(
+    tmp_path: Path,
+    options: TrainOptions,
+    labels: dict[str, int],
+    has_bfloat16: bool,
+    another_cpu: Callable[[dict[str, bool]], None],
 ) -> None:
+    another_cpu({"avx512_bf16": has_bfloat16})
     root = make_folder(tmp_path / "data", train=labels)
     trained = _train(root, options, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
