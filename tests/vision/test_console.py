@@ -40,11 +40,32 @@ def test_no_figures_at_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_track_off_a_terminal_is_line_based(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = iter(range(0, 1000, 4))
-    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
-    assert list(console.track(iter("abcdef"), "reading", total=6)) == list("abcdef")
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    read = []
+    for letter in console.track(iter("abcdef"), "reading", total=6):
+        read.append(letter)
+        now += 4.0
+    assert read == list("abcdef")
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["reading: 3/6 images, 0.2/s, 12 s left", "reading: 6/6 images, 0.2/s, 0 s left"]
+
+
+def test_what_the_first_item_takes_to_come_tells_nothing_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+
+    def late() -> Iterator[str]:
+        nonlocal now
+        now += 600.0
+        yield from "abcdef"
+
+    for _ in console.track(late(), "epoch 1/4", total=6, unit="steps"):
+        now += 5.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "epoch 1/4: 1/6 steps, 0.2/s, 25 s left"
 
 
 def test_track_stops_with_its_reader() -> None:
