@@ -47,7 +47,7 @@ class Progress:
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
-    """bfloat16 mixed precision on the CPU (where it has the instructions for it) and on CUDA.
+    """bfloat16 mixed precision where the CPU or the GPU has instructions for it, else float32.
 
     Raises:
         SettingsError: CUDA was asked for and there is none.
@@ -55,7 +55,8 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was asked for, but torch sees no GPU; use --device auto or cpu")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if not on_cpu or computes_bfloat16() else "no")
+    mixed = computes_bfloat16(torch.device("cpu" if on_cpu else "cuda"))
+    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if mixed else "no")
 
 
 class Trainer:

@@ -17,8 +17,12 @@ from vision.model.attention import DenseAttention
 _BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
-def computes_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16, and does not merely emulate it at 1.6 times the time of float32."""
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the CPU or the GPU computes in bfloat16, and does not merely emulate it: on a CPU without the
+    instructions at 1.6 times the time of float32 (docs/experiments.md), on a GPU older than NVIDIA's Ampere.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
 

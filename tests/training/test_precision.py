@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from timm.layers import Conv2dSame
@@ -37,11 +39,19 @@ class _Attending(nn.Module):
         ({"architecture": "arm64", "neon": True}, False),
     ],
 )
-def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
+def test_a_cpu_without_instructions_for_it_only_emulates_bfloat16(
     capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert computes_bfloat16() is expected
+    assert computes_bfloat16(torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True)])  # Turing, Ampere
+def test_an_older_gpu_only_emulates_bfloat16(major: int, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    assert computes_bfloat16(torch.device("cuda")) is expected
 
 
 @pytest.mark.parametrize("make", [_Net, _Attending])
