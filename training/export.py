@@ -18,6 +18,7 @@ from training.explain.carried import describe_graph
 from training.quantize import prove_reduced, write_reduced
 from training.run import Run
 from training.torch_engine import TorchEngine
+from vision.batching import run_all
 from vision.bundle import MODEL, Bundle, load_bundle, new_bundle, write_golden, write_manifest
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
@@ -81,7 +82,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         reference = TorchEngine(detector)
         engine = open_engine(folder / MODEL, provider="cpu")
         parity = check_parity(reference, engine, run.golden)
-        write_golden(folder, run.golden, reference.run(run.golden))
+        write_golden(folder, run.golden, run_all(reference.run, run.golden))
         weights = str(run.manifest.provenance.get("weights", "unknown"))
         (folder / "LICENSES.md").write_text(_LICENSES.format(weights=weights), encoding="utf-8")
         if run.seen is not None:
@@ -111,10 +112,12 @@ def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[
         ParityError: a label, score or map differs by more than the published tolerance.
     """
     report: dict[str, Any] = {"reference": reference.provider, "provider": engine.provider, "batches": {}}
-    most = max(2, InputSpec(*frames.shape[1:3]).most_frames(_PARITY_BATCHES[-1]))  # large frames would not fit memory
+    most = InputSpec(*frames.shape[1:3]).most_frames(_PARITY_BATCHES[-1])
     sizes = dict.fromkeys(min(size, most) for size in _PARITY_BATCHES)
     batches = {str(size): frames[np.arange(size) % len(frames)] for size in sizes}
-    batches[same := f"{most} identical rows"] = np.repeat(frames[:1], most, axis=0)
+    same = f"{most} identical rows"
+    if most > 1:
+        batches[same] = np.repeat(frames[:1], most, axis=0)
     for name, batch in batches.items():
         expected, got = reference.run(batch), engine.run(batch)
         differences = compare_outputs(expected, got)
@@ -122,6 +125,8 @@ def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[
         if (_labels(expected) != _labels(got)).any():
             raise ParityError(f"ONNX Runtime and torch give other labels on batch {name}; the bundle is not written")
         report["batches"][name] = differences
+    if most == 1:
+        return report  # so large frames never share a batch
     rows = engine.run(batches[same])
     spread = max(
         float(np.ptp(value, axis=0).max()) for name in OUTPUT_NAMES if (value := getattr(rows, name)) is not None

@@ -19,8 +19,9 @@ AUTO, OFF = "auto", "off"
 _NEEDED_PX = 8.0
 # Frames are tiled if one input would show the smallest defect at less than this share of the size it needs.
 _WORTH_IT = 0.75
-# Most pixels of a tiled frame, in inputs of one piece and at all: time and memory are in proportion to them.
-_MOST_INPUTS, _MOST_PIXELS = 16, 2**22
+# Most pixels of a tiled frame, in inputs of one piece where tiles were not asked for, and at all: time and memory grow
+# with them.
+_MOST_INPUTS, _MOST_PIXELS = 16, 20 * 2**20
 # Masks that are looked at.
 _MASKS = 100
 # The smallest defects of a mask are often slips of the pen.
@@ -110,7 +111,7 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
     wanted = native * min(1.0, _NEEDED_PX / found.smallest) ** 2
     reason = f"{size}: {defect}, only {shown:.1f} px in one input of {spec.width}x{spec.height} px"
     side = round(_LARGER * one**0.5 / STEP) * STEP
-    plan = _tiled(spec, found, min(wanted, _MOST_PIXELS, _MOST_INPUTS * one), side, reason, cuts=True)
+    plan = _tiled(spec, found, min(wanted, _MOST_INPUTS * one), side, reason, cuts=True)
     largest = _tiled(spec, found, min(native, _MOST_PIXELS), side, reason, cuts=True)
     return replace(plan, why=plan.why + _still_small(found, plan.spec, largest.spec, side))
 
@@ -130,8 +131,9 @@ def _still_small(found: Survey, chosen: InputSpec, largest: InputSpec, side: int
     if shown >= _WORTH_IT * _NEEDED_PX:
         return ""
     advice = []
-    if largest.height * largest.width > chosen.height * chosen.width:
-        advice.append(f"`--tile {side}` shows them at {most:.1f} px and takes longer")
+    more = largest.height * largest.width / (chosen.height * chosen.width)
+    if more > 1:
+        advice.append(f"`--tile {side}` shows them at {most:.1f} px and takes {more:.1f} times the time and memory")
     if most < _WORTH_IT * _NEEDED_PX:
         advice.append("a camera that sees less of the part at once shows them larger")
     return f"; the smallest defects are {shown:.1f} px then, and easily missed: {', '.join(advice)}"

@@ -16,6 +16,7 @@ from training.stores import FrameStore
 from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs
+from vision.preprocess import InputSpec
 
 _BATCH = 16
 # After every epoch no more frames than this are looked at, and no more than fit into so much memory with their masks.
@@ -72,15 +73,16 @@ class Validation:
     def _run(self, detector: Detector, accelerator: Accelerator) -> list[dict[str, NDArray[np.float32]]]:
         detector.eval()
         rows = []
-        for start in range(0, len(self._frames), _BATCH):
-            frames = torch.from_numpy(np.stack(self._frames[start : start + _BATCH])).to(accelerator.device)
+        batch = InputSpec(detector.config.height, detector.config.width).most_frames(_BATCH)
+        for start in range(0, len(self._frames), batch):
+            frames = torch.from_numpy(np.stack(self._frames[start : start + batch])).to(accelerator.device)
             with accelerator.autocast():
                 outputs: DetectorOutputs = detector(frames)
             row: dict[str, Tensor] = {"predicted": outputs.class_logits.argmax(dim=1)}
             if outputs.mask_logits is not None:
                 logits = outputs.mask_logits[:, 0]
                 row["mask"] = detector.pool(logits)
-                masks = [mask_on_grid(mask, logits.shape[1:]) for mask in self._masks[start : start + _BATCH]]
+                masks = [mask_on_grid(mask, logits.shape[1:]) for mask in self._masks[start : start + batch]]
                 truth = torch.from_numpy(np.stack(masks)).float()
                 found = (logits.cpu() > 0).float()
                 row["overlap"] = (found * truth).sum(dim=(1, 2))

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.batching import run_all
 from vision.checks import CHECK_EXPECTED, CHECK_FRAMES, CheckFrames, read_arrays, read_check, read_stack, write_stack
 from vision.engine import Engine, EngineOptions, Precision, Provider, open_engine, reduced_file
 from vision.errors import BundleError, ParityError, SettingsError
@@ -127,11 +128,11 @@ class Bundle:
         frames, expected = self.golden()
         what = f"golden frames of {self.path.name} on {engine.provider}"
         if engine.precision == "fp32":
-            differences = compare_outputs(expected, engine.run(frames))
+            differences = compare_outputs(expected, run_all(engine.run, frames))
             check_tolerance(differences, what)
             return differences
         check = self.check_frames()
-        differences = compare_spread(expected, engine.run(frames))
+        differences = compare_spread(expected, run_all(engine.run, frames))
         check_spread(differences, engine.precision, f"{what} in {engine.precision}")
         accuracy = self.measure(engine, check)
         accuracy.check(engine.precision, f"check frames of {self.path.name} on {engine.provider}")

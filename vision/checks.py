@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.batching import run_batches
 from vision.engine import Engine
 from vision.errors import BundleError
 from vision.judgement import judge_scores
@@ -21,8 +22,6 @@ from vision.types import FloatArray, ModelOutputs, Verdict
 
 CHECK_FRAMES = "check/frames.png"
 CHECK_EXPECTED = "check/expected.npz"
-# A larger batch gains nothing on a CPU, and a GPU cuts it up itself.
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class CheckFrames:
 
 def run_scores(run: Callable[[NDArray[np.uint8]], ModelOutputs], frames: NDArray[np.uint8]) -> Scores:
     """Run frames in batches and keep what verdicts follow from."""
-    parts = [run(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
+    parts = list(run_batches(run, frames))
     scores = [part.anomaly_score for part in parts if part.anomaly_score is not None]
     return Scores(np.concatenate([part.class_logits for part in parts]), np.concatenate(scores) if scores else None)
 

@@ -71,6 +71,25 @@ def test_a_bundle_answers_like_torch_at_any_batch_size(
         export_bundle(run, tmp_path / "bundle")
 
 
+def test_frames_too_large_for_a_batch_are_never_in_one(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path, options, {"good": 24, "crack": 6})
+    assert len(run.golden) > 1
+    monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", run.golden.shape[1] * run.golden.shape[2])
+    real, batches = CpuEngine.run, set()
+
+    def counted(self: CpuEngine, frames: np.ndarray) -> ModelOutputs:
+        batches.add(len(frames))
+        return real(self, frames)
+
+    monkeypatch.setattr(CpuEngine, "run", counted)
+    bundle = export_bundle(run, tmp_path / "bundle")
+    assert set(bundle.manifest.parity["batches"]) == {"1"}
+    assert bundle.replay_golden(bundle.engine(provider="cpu"))
+    assert batches == {1}
+
+
 def test_a_bundle_of_enough_good_images_can_watch_cameras(tmp_path: Path, options: TrainOptions) -> None:
     run = _run(tmp_path, options, {"good": 100})
     assert load_run(tmp_path / "run").reference is not None

@@ -170,7 +170,8 @@ ONE = InputSpec(256, 256)
         ("128", Survey(256, 1600, 10.0, 1.0), False, (256, 1600), (128, 128)),
         ("256", Survey(256, 1600, 10.0, 1.0), False, (256, 1600), (256, 256)),
         ("512", Survey(400, 400, None, 1.0), True, (384, 384), None),
-        ("512", Survey(10000, 10000, None, 1.0), True, (2048, 2048), (480, 480)),
+        ("480", Survey(3648, 5472, 10.0, 1.0), False, (3648, 5472), (480, 480)),  # 20 megapixels
+        ("512", Survey(10000, 10000, None, 1.0), True, (4576, 4576), (480, 480)),
     ],
 )
 def test_frames_are_cut_where_one_input_is_not_enough(
@@ -190,9 +191,10 @@ def test_frames_are_cut_where_one_input_is_not_enough(
         (
             (2000, 2000),
             10.0,
-            r"are 5.1 px then, and easily missed: `--tile 384` shows them at 9.9 px and takes longer$",
+            r"are 5.1 px then, and easily missed: `--tile 384` shows them at 9.9 px and takes 3.8 times the time",
         ),
-        ((4472, 4472), 10.0, r"are 2.3 px then, .* shows them at 4.6 px and takes longer, a camera that sees less"),
+        ((4472, 4472), 10.0, r"are 2.3 px then, .* shows them at 10.0 px and takes 19.1 times the time and memory$"),
+        ((4472, 4472), 5.0, r"are 1.1 px then, .* shows them at 5.0 px .*, a camera that sees less"),
         ((144, 1000), 5.0, r"are 4.7 px then, and easily missed: a camera that sees less of the part"),
     ],
 )

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from training.calibrating import next_version, write_bundle
+from vision.batching import run_batches
 from vision.bundle import Bundle
 from vision.engine import Engine
 from vision.errors import ParityError
 from vision.explanations import EXACT, TOP_SHARE, Explanations, evidence, round_up
 from vision.types import FloatArray, ModelOutputs
-
-_BATCH = 8
 
 
 def describe_outputs(parts: Sequence[ModelOutputs], top_share: float = TOP_SHARE) -> Explanations:
@@ -52,9 +51,7 @@ def describe_graph(bundle: Bundle, engine: Engine, top_share: float = TOP_SHARE)
     frames, _ = bundle.golden()
     if bundle.has_check_frames:
         frames = np.concatenate([frames, bundle.check_frames().frames])
-    batch = bundle.manifest.input.most_frames(_BATCH)
-    parts = [engine.run(frames[start : start + batch]) for start in range(0, len(frames), batch)]
-    return describe_outputs(parts, top_share)
+    return describe_outputs(list(run_batches(engine.run, frames)), top_share)
 
 
 def write_version(bundle: Bundle, explanations: Explanations, out: Path, version: str | None) -> Bundle:
