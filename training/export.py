@@ -23,7 +23,7 @@ from vision.bundle import MODEL, Bundle, load_bundle, new_bundle, write_golden, 
 from vision.checks import CheckFrames, run_scores, write_check
 from vision.console import say
 from vision.drift.reference import write_reference
-from vision.engine import Engine, Precision, open_engine
+from vision.engine import Engine, EngineOptions, Precision, open_engine
 from vision.errors import ParityError, SettingsError
 from vision.model.detector import Detector
 from vision.parity import check_tolerance, compare_outputs
@@ -80,7 +80,8 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
         reference = TorchEngine(detector)
-        engine = open_engine(folder / MODEL, provider="cpu")
+        options = EngineOptions(cpu_arena=not run.manifest.input.goes_alone)
+        engine = open_engine(folder / MODEL, provider="cpu", options=options)
         parity = check_parity(reference, engine, run.golden)
         write_golden(folder, run.golden, run_all(reference.run, run.golden))
         weights = str(run.manifest.provenance.get("weights", "unknown"))
@@ -126,7 +127,7 @@ def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[
             raise ParityError(f"ONNX Runtime and torch give other labels on batch {name}; the bundle is not written")
         report["batches"][name] = differences
     if most == 1:
-        return report  # so large frames never share a batch
+        return report
     rows = engine.run(batches[same])
     spread = max(
         float(np.ptp(value, axis=0).max()) for name in OUTPUT_NAMES if (value := getattr(rows, name)) is not None

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +76,13 @@ class Bundle:
         options: EngineOptions | None = None,
         threads: int = 0,
     ) -> Engine:
-        """Open the model; ``threads`` stands for ``EngineOptions(threads=...)``. See ``open_engine``.
+        """Open the model; ``threads`` stands for ``EngineOptions(threads=...)``, and ``cpu_arena`` follows from the
+        size of the frames. See ``open_engine``.
 
         ``replay_golden`` says whether it may answer.
         """
         options = options or EngineOptions(threads=threads)
+        options = replace(options, cpu_arena=not self.manifest.input.goes_alone)
         return open_engine(self.path / MODEL, provider=provider, precision=precision, strict=strict, options=options)
 
     def golden(self) -> tuple[NDArray[np.uint8], ModelOutputs]:

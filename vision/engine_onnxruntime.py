@@ -17,7 +17,9 @@ from vision.types import OUTPUT_NAMES, ModelOutputs
 _ALWAYS = {"class_logits", "saliency_map", "attention_map"}
 
 
-def open_session(model: Path, providers: Sequence[str | tuple[str, Mapping[str, str]]], *, threads: int = 0) -> Any:
+def open_session(
+    model: Path, providers: Sequence[str | tuple[str, Mapping[str, str]]], *, threads: int = 0, arena: bool = True
+) -> Any:
     """An ``onnxruntime.InferenceSession`` of one of our graphs.
 
     Raises:
@@ -28,6 +30,7 @@ def open_session(model: Path, providers: Sequence[str | tuple[str, Mapping[str, 
     ort.set_default_logger_severity(4)  # a missing device is reported by the caller, once and in our words
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 4
     # Threads that wait actively take the cores that decoding needs: beside it, 1.5 times slower (docs/experiments.md).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -62,7 +65,7 @@ class CpuEngine:
     def __init__(self, model: Path, precision: Precision, options: EngineOptions, *, fallback: bool) -> None:
         self.precision = precision
         self.fallback = fallback
-        self._session = open_session(model, [NAMES["cpu"]], threads=options.threads)
+        self._session = open_session(model, [NAMES["cpu"]], threads=options.threads, arena=options.cpu_arena)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, frames: NDArray[np.uint8]) -> ModelOutputs:

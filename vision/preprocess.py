@@ -79,6 +79,11 @@ class InputSpec:
         """
         return max(1, min(wanted, _BATCH_PIXELS // (self.height * self.width)))
 
+    @property
+    def goes_alone(self) -> bool:
+        """Whether frames are so large that a batch holds one of them."""
+        return self.most_frames(2) == 1
+
 
 def decode_image(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, white_level: int = 65535) -> Frame:
     """Decode JPEG, PNG, BMP, TIFF or WebP. The size is read from the header and checked before any pixel is decoded.

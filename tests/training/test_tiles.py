@@ -329,6 +329,8 @@ def test_large_frames_go_in_smaller_batches() -> None:
     assert InputSpec(256, 256).most_frames(8) == 8
     assert InputSpec(2048, 2048).most_frames(8) == 2
     assert InputSpec(4096, 4096).most_frames(8) == 1
+    assert InputSpec(4096, 4096).goes_alone
+    assert not InputSpec(2048, 2048).goes_alone
 
 
 @pytest.mark.slow

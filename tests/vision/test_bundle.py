@@ -23,6 +23,7 @@ from vision.bundle import (
 )
 from vision.decision import OperatingPoint
 from vision.engine import open_engine
+from vision.engine_onnxruntime import CpuEngine
 from vision.errors import BundleError, ParityError
 from vision.parity import check_tolerance, compare_outputs
 
@@ -44,6 +45,19 @@ def test_golden_frames_are_replayed(bundle_folder: Path) -> None:
     np.testing.assert_array_equal(frames, tiny_frames())
     differences = bundle.replay_golden(bundle.engine(provider="cpu"))
     assert set(differences.values()) == {0.0}
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_frames_that_go_alone_run_without_an_arena(
+    bundle_folder: Path, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(bundle_folder)
+    spec = bundle.manifest.input
+    monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", frames * spec.height * spec.width)
+    engine = bundle.engine(provider="cpu")
+    assert isinstance(engine, CpuEngine)
+    assert engine._session.get_session_options().enable_cpu_mem_arena == (frames > 1)
+    assert set(bundle.replay_golden(engine).values()) == {0.0}
 
 
 def test_another_engine_fails_the_replay(bundle_folder: Path) -> None:
