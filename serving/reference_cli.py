@@ -89,9 +89,10 @@ def _embeddings(bundle: Bundle, frames: _Frames) -> FloatArray | None:
     """None for a model of an earlier version, which gives none."""
     engine = bundle.engine(provider="cpu", options=EngineOptions())
     found: list[FloatArray] = []
-    starts = range(0, len(frames), _BATCH)
+    most = bundle.manifest.input.most_frames(_BATCH)
+    starts = range(0, len(frames), most)
     for start in track(starts, "reference", unit="batches"):
-        batch = np.stack([frames[index] for index in range(start, min(start + _BATCH, len(frames)))])
+        batch = np.stack([frames[index] for index in range(start, min(start + most, len(frames)))])
         outputs = engine.run(batch)
         if outputs.embedding is None:
             return None

@@ -105,7 +105,8 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
         else:
             engines[candidate], gates[kind] = engine, ""
     frames, _ = bundle.golden()
-    cases = {(candidate, size): (engine, size) for candidate, engine in engines.items() for size in _BATCHES}
+    sizes = [size for size in _BATCHES if size <= bundle.manifest.input.most_frames(size)]
+    cases = {(candidate, size): (engine, size) for candidate, engine in engines.items() for size in sizes}
     one_round(cases, frames)  # the first runs allocate
     samples: dict[tuple[Candidate, int], list[float]] = defaultdict(list)
     for number in track(range(_MOST_ROUNDS), "Measuring", unit="rounds"):
@@ -118,7 +119,7 @@ def measure(bundle: Bundle, tried: list[Candidate], seconds: float) -> list[Resu
         Result(
             candidate,
             gates[candidate.provider, candidate.precision],
-            {size: _typical(samples[candidate, size], base) for size in _BATCHES} if candidate in engines else {},
+            {size: _typical(samples[candidate, size], base) for size in sizes} if candidate in engines else {},
         )
         for candidate in tried
     ]
@@ -222,7 +223,7 @@ def _table(results: list[Result], chosen: Result) -> Table:
         table.add_column(name, justify="left" if name in ("engine", "parity") else "right")
     for result in results:
         candidate = result.candidate
-        rates = [f"{1000.0 / result.ms[size]:.1f}" if result.ms else "" for size in _BATCHES]
+        rates = [f"{1000.0 / result.ms[size]:.1f}" if size in result.ms else "" for size in _BATCHES]
         latency = f"{result.ms[1]:.1f}" if result.ms else ""
         gate = "refused" if result.gate else "passed"
         engine = f"{candidate.provider} {candidate.precision}"

@@ -32,7 +32,6 @@ from vision.errors import DataError
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.postprocess import ANOMALY
-from vision.preprocess import InputSpec
 
 # All signals are standardised; without real defects nothing speaks for one of them.
 SYNTHETIC_MASK_WEIGHT = 1.0
@@ -183,7 +182,7 @@ class _Row:
 def _rows(detector: Detector, store: FrameStore | _Damaged | _Defective) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
-    batch = InputSpec(detector.config.height, detector.config.width).most_frames(_BATCH)
+    batch = detector.config.most_frames(_BATCH)
     for start in range(0, len(store), batch):
         indices = range(start, min(start + batch, len(store)))
         outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))

@@ -66,8 +66,9 @@ def drift_reference(
 def _embeddings(detector: Detector, frames: Sequence[NDArray[np.uint8]]) -> FloatArray:
     device = next(detector.parameters()).device
     detector.eval()
+    batch = detector.config.most_frames(_BATCH)
     parts = [
-        detector(torch.from_numpy(np.stack(frames[start : start + _BATCH])).to(device)).embedding.cpu().numpy()
-        for start in range(0, len(frames), _BATCH)
+        detector(torch.from_numpy(np.stack(frames[start : start + batch])).to(device)).embedding.cpu().numpy()
+        for start in range(0, len(frames), batch)
     ]
     return np.concatenate(parts)

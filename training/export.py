@@ -107,7 +107,9 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
 
 
 def check_parity(reference: TorchEngine, engine: Engine, frames: Frame) -> dict[str, Any]:
-    """Compare both on batches of 1, 2 and 7 real frames (of large frames fewer) and on identical rows; the report.
+    """Compare both on batches of 1, 2 and 7 real frames and on identical rows; the report.
+
+    Of large frames fewer go into a batch; those that go alone have no other rows to be compared with.
 
     Raises:
         ParityError: a label, score or map differs by more than the published tolerance.

@@ -17,15 +17,15 @@ from vision.bundle import MODEL, Bundle
 from vision.console import say
 from vision.engine import Engine, EngineOptions, Precision, open_engine, reduced_file
 from vision.measuring import one_round
+from vision.preprocess import InputSpec
 from vision.types import Frame
 
 # Layers that 8 bits cost nothing measurable on trained models (docs/experiments.md): the backbone's 1x1 convolutions,
 # which hold most of the arithmetic. Depthwise layers lose up to 5 points of image AUROC; attention, read-out and
 # localizer hold little arithmetic and make the scores.
 _BACKBONE = "detector.backbone"
-_CALIBRATION_BATCH = 8
+_LARGEST_BATCH = 8
 _SPEED_ROUNDS = 15
-_SPEED_BATCHES = (1, 8)
 
 
 def write_reduced(folder: Path, precision: Precision, probes: Probes) -> None:
@@ -44,7 +44,8 @@ def prove_reduced(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     Raises:
         ParityError: the model lost too much, with the figures.
     """
-    model, options = bundle.path / MODEL, EngineOptions()
+    spec = bundle.manifest.input
+    model, options = bundle.path / MODEL, EngineOptions(cpu_arena=not spec.goes_alone)
     full = open_engine(model, provider="cpu", options=options)
     # Not by `open_engine`: 16 bits are for the GPU, and computed here only to be checked.
     reduced = _on_cpu(reduced_file(model, precision), precision, options)
@@ -53,7 +54,7 @@ def prove_reduced(bundle: Bundle, precision: Precision) -> dict[str, Any]:
         "check_frames": accuracy.frames,
         "image_auroc": {"fp32": accuracy.expected_auroc, precision: accuracy.auroc},
         "verdict_flips": accuracy.flips,
-        "ms_a_frame": _speed({"fp32": full, precision: reduced}, bundle.golden()[0]),
+        "ms_a_frame": _speed({"fp32": full, precision: reduced}, bundle.golden()[0], spec.most_frames(_LARGEST_BATCH)),
     }
     _show(precision, figures)
     accuracy.check(precision, "the reduced model on the CPU")
@@ -67,14 +68,15 @@ def _on_cpu(model: Path, precision: Precision, options: EngineOptions) -> Engine
     return CpuEngine(model, precision, options, fallback=False)
 
 
-def _speed(engines: Mapping[str, Engine], frames: Frame) -> dict[str, dict[str, float]]:
-    """p50 ms a frame by batch size and precision."""
-    cases = {(size, name): (engine, size) for size in _SPEED_BATCHES for name, engine in engines.items()}
+def _speed(engines: Mapping[str, Engine], frames: Frame, most: int) -> dict[str, dict[str, float]]:
+    """p50 ms a frame by batch size, 1 and ``most``, and precision."""
+    sizes = sorted({1, most})
+    cases = {(size, name): (engine, size) for size in sizes for name, engine in engines.items()}
     one_round(cases, frames)  # the first runs allocate
     rounds = [one_round(cases, frames) for _ in range(_SPEED_ROUNDS)]
     return {
         f"batch {size}": {name: float(np.median([times[size, name] for times in rounds])) for name in engines}
-        for size in _SPEED_BATCHES
+        for size in sizes
     }
 
 
@@ -94,8 +96,9 @@ def _write_int8(source: Path, target: Path, frames: Frame) -> None:
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
         def __init__(self) -> None:
+            most = InputSpec(*frames.shape[1:3]).most_frames(_LARGEST_BATCH)
             self._batches: Iterator[NDArray[np.uint8]] = (
-                frames[start : start + _CALIBRATION_BATCH] for start in range(0, len(frames), _CALIBRATION_BATCH)
+                frames[start : start + most] for start in range(0, len(frames), most)
             )
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

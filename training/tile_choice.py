@@ -19,9 +19,11 @@ AUTO, OFF = "auto", "off"
 _NEEDED_PX = 8.0
 # Frames are tiled if one input would show the smallest defect at less than this share of the size it needs.
 _WORTH_IT = 0.75
-# Most pixels of a tiled frame, in inputs of one piece where tiles were not asked for, and at all: time and memory grow
-# with them.
-_MOST_INPUTS, _MOST_PIXELS = 16, 20 * 2**20
+# So little more pixels are no advice.
+_NOT_WORTH_IT = 1.1
+# Most pixels of a tiled frame: in inputs of one piece where tiles were not asked for, at all, and where a training step
+# sees whole frames. Time and memory grow with them.
+_MOST_INPUTS, _MOST_PIXELS, _MOST_WHOLE = 16, 20 * 2**20, 4 * 2**20
 # Masks that are looked at.
 _MASKS = 100
 # The smallest defects of a mask are often slips of the pen.
@@ -97,7 +99,7 @@ def plan_tiles(asked: str, spec: InputSpec, found: Survey, *, few_labels: bool, 
     if asked != AUTO:
         side = check_side(asked)
         why = f"{size} in tiles of at most {side} px, as asked for"
-        pixels = one if size_asked else min(native, _MOST_PIXELS)
+        pixels = one if size_asked else min(native, _MOST_PIXELS if localised else _MOST_WHOLE)
         return _tiled(spec, found, pixels, side, why, cuts=localised)
     if few_labels or found.smallest is None or not localised:
         needed = "half of all, some of each class"
@@ -132,8 +134,10 @@ def _still_small(found: Survey, chosen: InputSpec, largest: InputSpec, side: int
         return ""
     advice = []
     more = largest.height * largest.width / (chosen.height * chosen.width)
-    if more > 1:
-        advice.append(f"`--tile {side}` shows them at {most:.1f} px and takes {more:.1f} times the time and memory")
+    if more > _NOT_WORTH_IT:
+        advice.append(
+            f"`--tile {side}` shows them at {most:.1f} px and takes {more:.1f} times the time and memory a frame"
+        )
     if most < _WORTH_IT * _NEEDED_PX:
         advice.append("a camera that sees less of the part at once shows them larger")
     return f"; the smallest defects are {shown:.1f} px then, and easily missed: {', '.join(advice)}"

@@ -63,7 +63,7 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str 
     """Iterate with a progress bar, rate and time left; on anything but a terminal, with a line now and then.
 
     Without ``total`` the length of ``items`` counts; what has none (a camera) shows neither an end nor time left.
-    What the first item takes to come is not counted: a camera may wait for it, and frozen features are computed then.
+    The clock starts after the first item: a camera may wait for it, and frozen features are computed before.
     """
     count = total if total is not None or not isinstance(items, Sized) else len(items)
     if console.is_terminal:
@@ -72,19 +72,21 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str 
             task = progress.add_task(what, total=count, rate="")
             start = time.monotonic()
             for done, item in enumerate(items, 1):
-                start = start if done > 1 else time.monotonic()
                 yield item
-                rate = done / max(time.monotonic() - start, 1e-9)
-                progress.update(task, completed=done, rate=f"{rate:.1f} {unit}/s")
+                now = time.monotonic()
+                start = start if done > 1 else now
+                speed = f"{(done - 1) / (now - start):.1f} {unit}/s" if now > start else ""
+                progress.update(task, completed=done, rate=speed)
         return
     start = said = time.monotonic()
     for done, item in enumerate(items, 1):
-        start = start if done > 1 else time.monotonic()
         yield item
         now = time.monotonic()
+        if done == 1:
+            start = said = now
         if now - said >= _LINE_INTERVAL_S:
             said = now
-            rate = done / (now - start)
+            rate = (done - 1) / (now - start)
             if count is None:
                 say(f"{what}: {done} {unit}, {rate:.1f}/s")
             else:

@@ -31,7 +31,7 @@ from vision.types import Frame
 MAX_PIXELS = 64_000_000
 """Default limit on the pixels of one frame; three times a 20-megapixel camera."""
 
-# Of all frames of a batch; inner values of the network take some 200 bytes for each.
+# Of all frames of a batch; inner values of the network take some 400 bytes for each.
 _BATCH_PIXELS = 8 * 2**20
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

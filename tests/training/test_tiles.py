@@ -193,7 +193,11 @@ def test_frames_are_cut_where_one_input_is_not_enough(
             10.0,
             r"are 5.1 px then, and easily missed: `--tile 384` shows them at 9.9 px and takes 3.8 times the time",
         ),
-        ((4472, 4472), 10.0, r"are 2.3 px then, .* shows them at 10.0 px and takes 19.1 times the time and memory$"),
+        (
+            (4472, 4472),
+            10.0,
+            r"are 2.3 px then, .* shows them at 10.0 px and takes 19.1 times the time and memory a frame$",
+        ),
         ((4472, 4472), 5.0, r"are 1.1 px then, .* shows them at 5.0 px .*, a camera that sees less"),
         ((144, 1000), 5.0, r"are 4.7 px then, and easily missed: a camera that sees less of the part"),
     ],

@@ -48,7 +48,7 @@ def test_track_off_a_terminal_is_line_based(
         now += 4.0
     assert read == list("abcdef")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["reading: 3/6 images, 0.2/s, 12 s left", "reading: 6/6 images, 0.2/s, 0 s left"]
+    assert lines == ["reading: 4/6 images, 0.2/s, 8 s left"]
 
 
 def test_what_the_first_item_takes_to_come_tells_nothing_of_the_time_left(
@@ -65,7 +65,24 @@ def test_what_the_first_item_takes_to_come_tells_nothing_of_the_time_left(
     for _ in console.track(late(), "epoch 1/4", total=6, unit="steps"):
         now += 5.0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "epoch 1/4: 1/6 steps, 0.2/s, 25 s left"
+    assert lines[0] == "epoch 1/4: 3/6 steps, 0.2/s, 15 s left"
+
+
+def test_track_counts_the_time_of_items_that_come_slowly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+
+    def slow() -> Iterator[str]:
+        nonlocal now
+        for letter in "abcd":
+            now += 20.0
+            yield letter
+
+    assert list(console.track(slow(), "Evaluating", total=4)) == list("abcd")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Evaluating: 2/4 images, 0.1/s, 40 s left"
 
 
 def test_track_stops_with_its_reader() -> None:

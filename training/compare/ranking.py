@@ -28,8 +28,9 @@ def mask_share_in_top(engine: Engine, manifest: Manifest, samples: Sequence[Samp
     """
     chosen = [(sample, sample.mask) for sample in samples if sample.is_defect and sample.mask is not None]
     shares: list[float] = []
-    for start in range(0, len(chosen), _BATCH):
-        group = chosen[start : start + _BATCH]
+    most = manifest.input.most_frames(_BATCH)
+    for start in range(0, len(chosen), most):
+        group = chosen[start : start + most]
         frames = [to_model_input(read_frame(sample.path, white_level), manifest.input) for sample, _ in group]
         outputs = engine.run(np.stack(frames))
         for (sample, mask), attention in zip(group, outputs.attention_map, strict=True):

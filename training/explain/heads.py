@@ -106,8 +106,9 @@ class _Answers:
 def _answers(detector: Detector, store: FrameStore) -> _Answers:
     detector.eval()
     predicted, scores = [], []
-    for start in range(0, len(store), _BATCH):
-        frames = np.stack([store[index][0] for index in range(start, min(start + _BATCH, len(store)))])
+    most = detector.config.most_frames(_BATCH)
+    for start in range(0, len(store), most):
+        frames = np.stack([store[index][0] for index in range(start, min(start + most, len(store)))])
         outputs = detector(torch.from_numpy(frames))
         predicted.append(outputs.class_logits.argmax(dim=1).numpy())
         if outputs.anomaly_score is not None:

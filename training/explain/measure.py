@@ -18,12 +18,14 @@ from training.explain.perturb import PATCH, Curves, Score, curves, feature_score
 from training.explain.subjects import Subject
 from training.predictor import FrameEngine
 from training.torch_engine import TorchEngine
+from vision.batching import run_all
 from vision.bundle import Bundle
 from vision.checks import read_arrays
 from vision.console import track
 from vision.errors import BundleError, SettingsError
 from vision.model.detector import Detector
 from vision.parity import SCORE_TOLERANCE, compare_outputs
+from vision.preprocess import InputSpec
 from vision.types import FloatArray
 
 PROGRESS = "progress"
@@ -58,7 +60,7 @@ def check_run(detector: Detector, bundle: Bundle) -> None:
             f"{', '.join(config.classes)}, not {frames.shape[2]}x{frames.shape[1]} px and "
             f"{', '.join(bundle.manifest.classes)}; give the run that the bundle was exported from"
         )
-    differences = compare_outputs(expected, TorchEngine(detector).run(frames))
+    differences = compare_outputs(expected, run_all(TorchEngine(detector).run, frames))
     worst = max(differences, key=lambda name: differences[name])
     if differences[worst] > SCORE_TOLERANCE:
         raise SettingsError(
@@ -113,11 +115,12 @@ def measure_one(subject: Subject, engine: FrameEngine, detector: Detector | None
         maps |= torch_maps(detector, frame[None], reference[None], [subject.target])
     planes = {name: maps[name][0] for name in METHODS if name in maps}
     grid = (frame.shape[0] // PATCH, frame.shape[1] // PATCH)
+    batch = InputSpec(*frame.shape[:2]).most_frames(_BATCH)
     score: Score
     if detector is not None and detector.reconstruction is not None:
-        score = feature_score(detector, frame, reference, _BATCH)
+        score = feature_score(detector, frame, reference, batch)
     else:
-        score = picture_score(lambda frames: engine.run(frames).class_logits, frame, reference, _BATCH)
+        score = picture_score(lambda frames: engine.run(frames).class_logits, frame, reference, batch)
     return Measured(subject, outputs.class_logits[0], planes, curves(planes, score, grid, subject.target))
 
 

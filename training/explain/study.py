@@ -27,6 +27,7 @@ from training.predictor import FrameEngine
 from training.run import Run
 from training.splits import split
 from training.stores import FrameStore
+from vision.batching import run_batches
 from vision.bundle import Bundle
 from vision.console import plain, say
 from vision.decision import softmax
@@ -163,9 +164,7 @@ def _replacement(
         reference = best_reference(whole[-1], np.delete(subjects.good, place, axis=0))
         patched.append(replace_patches(whole[-1], reference, rng.random(grid) < _REPLACED_SHARE))
     for name, frames in (("good_score_whole", np.stack(whole)), ("good_score_patched", np.stack(patched))):
-        logits = np.concatenate(
-            [engine.run(frames[start : start + 8]).class_logits for start in range(0, len(frames), 8)]
-        )
+        logits = np.concatenate([part.class_logits for part in run_batches(engine.run, frames)])
         figures[name] = float(softmax(logits)[:, index].mean())
     return {**figures, "patched_share": _REPLACED_SHARE}
 

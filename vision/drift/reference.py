@@ -6,7 +6,7 @@ picture, 64x64 and blurred by being a mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def make_reference(
     places = np.unique(np.linspace(0, count - 1, min(count, _MOST_FRAMES)).astype(int))
     # What is dark in all frames of a block must not be so because neighbours show the same part.
     places = np.random.default_rng(0).permutation(places)
-    eyes = open_eyes([frames[place] for place in places])
+    eyes = open_eyes(frames[place] for place in places)
     looks = [eyes.look(frames[place]) for place in places]
     values = _image_values(looks)
     if anomaly_scores is not None and len(anomaly_scores):
@@ -133,12 +133,14 @@ def make_reference(
     return Reference(eyes, values, len(places), cloud)
 
 
-def open_eyes(frames: Sequence[NDArray[np.uint8]]) -> Eyes:
-    """Mean picture and its spread; medians and median absolute deviations, which a defect does not move."""
-    greys = [to_grey(frame) for frame in frames]
-    logs = np.stack([log_of(small_picture(grey)) for grey in greys])
+def open_eyes(frames: Iterable[NDArray[np.uint8]]) -> Eyes:
+    """Mean picture and its spread; medians and median absolute deviations, which a defect does not move.
+
+    Looks at one frame after the other: a thousand large ones would not fit into memory.
+    """
+    pictures = [(log_of(small_picture(grey)), speck_picture(grey)) for grey in map(to_grey, frames)]
+    logs, specks = (np.stack(kind) for kind in zip(*pictures, strict=True))
     logs -= np.median(logs, axis=(1, 2), keepdims=True)
-    specks = np.stack([speck_picture(grey) for grey in greys])
     return Eyes(*_middle(logs, _LEAST_SPREAD), *_middle(specks, _LEAST_SPECK_SPREAD))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vision.errors import SettingsError
 from vision.model.tiling import TileGrid
+from vision.preprocess import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class ModelConfig:
     def piece(self) -> tuple[int, int]:
         """Height and width in pixels of what goes through the network at once: a tile, or the frame."""
         return (self.tile_height, self.tile_width) if self.tile_height else (self.height, self.width)
+
+    def most_frames(self, wanted: int) -> int:
+        """See ``InputSpec.most_frames``."""
+        return InputSpec(self.height, self.width).most_frames(wanted)
 
     @property
     def defect_classes(self) -> tuple[str, ...]:
