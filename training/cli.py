@@ -77,7 +77,8 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="auto",
             show_default=True,
             help="auto: large frames go through the network in overlapping tiles where one input would lose small "
-            "defects; off: never; a number: frames at their own size, in tiles of at most so many px.",
+            "defects; off: never; a number: frames at their own size (up to 20 megapixels), in tiles of at most so "
+            "many px.",
         ),
         click.option(
             "--weights", type=_FILE, help="Backbone weights: the model hub's .safetensors of that timm model."

@@ -18,8 +18,9 @@ _BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the CPU or the GPU computes in bfloat16, and does not merely emulate it: on a CPU without the
-    instructions at 1.6 times the time of float32 (docs/experiments.md), on a GPU older than NVIDIA's Ampere.
+    """Whether the CPU (of x86: nothing was measured on others) or the GPU computes in bfloat16, and does not merely
+    emulate it: on a CPU without the instructions at 1.6 times the time of float32 (docs/experiments.md), on a GPU older
+    than NVIDIA's Ampere.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

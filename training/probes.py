@@ -15,7 +15,8 @@ from vision.types import Frame
 _CHECK_FRAMES = 64
 # More frames widen the value ranges of an 8-bit model hardly any more.
 _RANGE_FRAMES = 32
-# Above 256 px there are fewer frames, so that a bundle grows by about 15 MB at most (as PNG).
+# Above 256 px there are fewer frames, so that a bundle grows by about 15 MB (as PNG); two at least, and with them a
+# bundle of 13 megapixels has 130 MB.
 _MOST_BYTES = 24 * 2**20
 
 

@@ -43,7 +43,7 @@ from vision.types import Frame
 RUN_FILE, MODEL_FILE, GOLDEN_FILE = "run.json", "model.safetensors", "golden.safetensors"
 PROBES_FILE = "probes.safetensors"
 _GOLDEN_FRAMES = 8
-# Of large frames there are fewer, so that a bundle does not grow by more than this (before PNG).
+# Of large frames there are fewer, two at least, so that a bundle does not grow by more than this (before PNG).
 _GOLDEN_BYTES = 24 * 2**20
 # Of a strip of steel, say; beyond it, an input of the usual size would be a few cells high.
 _LARGEST_ASPECT = 8.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,14 +78,15 @@ def test_frames_too_large_for_a_batch_are_never_in_one(
     run = _run(tmp_path, options, {"good": 24, "crack": 6})
     assert len(run.golden) > 1
     monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", run.golden.shape[1] * run.golden.shape[2])
-    real, batches = CpuEngine.run, set()
+    batches = set()
+    for kind in (CpuEngine, TorchEngine):
 
-    def counted(self: CpuEngine, frames: np.ndarray) -> ModelOutputs:
-        batches.add(len(frames))
-        return real(self, frames)
+        def counted(self: Any, frames: np.ndarray, real: Any = kind.run) -> ModelOutputs:
+            batches.add(len(frames))
+            return real(self, frames)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(CpuEngine, "run", counted)
-    bundle = export_bundle(run, tmp_path / "bundle")
+        monkeypatch.setattr(kind, "run", counted)
+    bundle = export_bundle(run, tmp_path / "bundle", quantize=["fp16"])
     assert set(bundle.manifest.parity["batches"]) == {"1"}
     assert bundle.replay_golden(bundle.engine(provider="cpu"))
     assert batches == {1}

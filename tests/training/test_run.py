@@ -25,6 +25,7 @@ from training.run import Run, load_run, train_run
 from training.splits import split
 from training.stores import FrameStore, Store
 from vision.errors import InputError, SettingsError, TrainingError
+from vision.model.detector import Detector, DetectorOutputs
 from vision.model.readout import AdditiveReadout
 
 
@@ -127,6 +128,24 @@ def test_every_kind_of_data_trains_on_every_cpu_and_loads_again(
     else:
         assert point.image_threshold is None
         assert "never pass a part" in point.evidence
+
+
+def test_large_frames_are_judged_one_at_a_time(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, batches = Detector.forward, set()
+
+    def counted(self: Detector, frames: torch.Tensor) -> DetectorOutputs:
+        if not torch.is_grad_enabled():
+            batches.add(len(frames))
+        return real(self, frames)
+
+    monkeypatch.setattr(Detector, "forward", counted)
+    monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", 64 * 64)
+    run = _train(make_folder(tmp_path / "data", train={"good": 60, "crack": 6}), options, tmp_path / "run")
+    assert (run.detector.config.height, run.detector.config.width) == (64, 64)
+    assert run.reference is not None
+    assert batches == {1}
 
 
 @pytest.mark.slow

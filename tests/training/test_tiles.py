@@ -210,6 +210,11 @@ def test_defects_that_are_too_small_in_tiles_as_well_are_said_to_be(
     assert re.search(says, why) if says else "missed" not in why, why
 
 
+def test_frames_that_train_whole_stay_smaller() -> None:
+    plan = plan_tiles("512", ONE, Survey(10000, 10000, None, 0.0), few_labels=False)
+    assert (plan.spec.height, plan.spec.width, plan.cuts) == (2048, 2048, False)
+
+
 def test_a_size_that_is_asked_for_is_kept() -> None:
     found = Survey(1024, 1024, 10.0, 1.0)
     for asked, tile in (("auto", None), ("128", (128, 128))):
