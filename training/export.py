@@ -80,7 +80,7 @@ def export_bundle(run: Run, out: Path, *, quantize: Sequence[Precision] = ()) ->
         detector = run.detector.cpu().eval()
         _write_onnx(detector, run.golden, folder / MODEL)
         reference = TorchEngine(detector)
-        options = EngineOptions(cpu_arena=not run.manifest.input.goes_alone)
+        options = EngineOptions().fitting(run.manifest.input)
         engine = open_engine(folder / MODEL, provider="cpu", options=options)
         parity = check_parity(reference, engine, run.golden)
         write_golden(folder, run.golden, run_all(reference.run, run.golden))

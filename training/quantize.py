@@ -45,7 +45,7 @@ def prove_reduced(bundle: Bundle, precision: Precision) -> dict[str, Any]:
         ParityError: the model lost too much, with the figures.
     """
     spec = bundle.manifest.input
-    model, options = bundle.path / MODEL, EngineOptions(cpu_arena=not spec.goes_alone)
+    model, options = bundle.path / MODEL, EngineOptions().fitting(spec)
     full = open_engine(model, provider="cpu", options=options)
     # Not by `open_engine`: 16 bits are for the GPU, and computed here only to be checked.
     reduced = _on_cpu(reduced_file(model, precision), precision, options)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,18 +76,12 @@ class Bundle:
         options: EngineOptions | None = None,
         threads: int = 0,
     ) -> Engine:
-        """Open the model; ``threads`` stands for ``EngineOptions(threads=...)``. Of large frames fewer go into
-        a batch, and where one goes alone there is no ``cpu_arena``, whatever the options say. See ``open_engine``.
+        """Open the model; ``threads`` stands for ``EngineOptions(threads=...)``. They are made to fit the
+        size of the frames. See ``open_engine``.
 
         ``replay_golden`` says whether it may answer.
         """
-        options = options or EngineOptions(threads=threads)
-        spec = self.manifest.input
-        options = replace(
-            options,
-            max_batch=spec.most_frames(options.max_batch),
-            cpu_arena=options.cpu_arena and not spec.goes_alone,
-        )
+        options = (options or EngineOptions(threads=threads)).fitting(self.manifest.input)
         return open_engine(self.path / MODEL, provider=provider, precision=precision, strict=strict, options=options)
 
     def golden(self) -> tuple[NDArray[np.uint8], ModelOutputs]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import ProviderError, SettingsError
+from vision.preprocess import InputSpec
 from vision.types import ModelOutputs
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -102,6 +103,14 @@ class EngineOptions:
     gpu_memory_mib: int = 0
     cpu_arena: bool = True
     cache: Path | None = None
+
+    def fitting(self, spec: InputSpec) -> EngineOptions:
+        """The same for frames of this size: large ones go in smaller batches, and alone without an arena."""
+        return replace(
+            self,
+            max_batch=spec.most_frames(self.max_batch),
+            cpu_arena=self.cpu_arena and not spec.goes_alone,
+        )
 
     @property
     def buckets(self) -> tuple[int, ...]:
