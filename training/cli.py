@@ -59,7 +59,11 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="auto: a GPU if any.",
         ),
         click.option("--batch", default=16, show_default=True, help="Frames a step."),
-        click.option("--epochs", type=int, help="Default: chosen from the data."),
+        click.option(
+            "--epochs",
+            type=int,
+            help="Default: chosen from the data. Labelled defects: 1.4 times as many, in two rounds.",
+        ),
         click.option(
             "--size",
             type=int,
@@ -106,7 +110,11 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     help="Also train attention blocks to rebuild normal features, if few defects are labelled: 3x the time.",
 )
-@click.option("--patience", type=int, help="Stop after so many epochs without a better one. Default: half of them.")
+@click.option(
+    "--patience",
+    type=int,
+    help="Stop after so many epochs without a better one, and take the best. Default: chosen from the data.",
+)
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
 @json_option
 @exits_cleanly

@@ -1,4 +1,4 @@
-"""The training loop: epochs of batches, validation, the best epoch kept, every epoch a checkpoint."""
+"""The training loop: epochs of batches, validation, the epoch that is taken, every epoch a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FEATURE_BYTES = 3 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands; ``best`` is the best validation figure, ``best_epoch`` (1-based) where it came from."""
+    """Where a run stands; ``best`` is the validation figure of ``best_epoch`` (1-based), the one to be taken so far."""
 
     epoch: int = 0
     step: int = 0
@@ -65,7 +65,7 @@ class Trainer:
     Args:
         detector: with pretrained backbone weights.
         frames: training frames of one epoch after another.
-        validation: what each epoch is measured on; never test images. None: the last epoch is the best.
+        validation: what each epoch is measured on; never test images. None: the last epoch is taken.
         run: folder for checkpoints and TensorBoard logs.
         later: epochs of the round that follows this one, for the time left that people are told.
     """
@@ -84,6 +84,8 @@ class Trainer:
         self._recipe, self._options, self._run, self._later = recipe, options, run, later
         self._accelerator = accelerator
         self._validation = validation
+        # Who asks for an early end wants the best epoch until then: the learning rate has not come down.
+        self._takes_last = validation is None or (recipe.takes_last and options.patience is None)
         self._frames = TrainingFrames(store, detector.config, recipe, options.seed)
         self._store = store
         self._objective = Objective(detector, recipe).to(memory_format=torch.channels_last)
@@ -102,7 +104,7 @@ class Trainer:
         return self._objective.detector
 
     def fit(self, *, resume: bool, measure: bool = True) -> Progress:
-        """Train to the end or to early stopping; the best epoch's weights are loaded when it returns.
+        """Train to the end or to early stopping; the weights of the epoch taken are loaded when it returns.
 
         Args:
             measure: begin with the statistics of features that a reconstruction standardises by.
@@ -120,10 +122,13 @@ class Trainer:
 
     def _epochs_left(self, progress: Progress) -> int:
         """At most; none where there were too many without a better one."""
+        left = max(0, self._recipe.epochs - progress.epoch)
+        if self._takes_last:
+            return left
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
         if progress.epoch - progress.best_epoch >= patience:
             return 0
-        return max(0, self._recipe.epochs - progress.epoch)
+        return left
 
     def _start(self, *, resume: bool, measure: bool) -> Progress:
         last = self._run / LAST
@@ -151,12 +156,12 @@ class Trainer:
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
         losses = {name: value / max(1, step - progress.step) for name, value in sums.items()}
-        figure, figures = float(epoch), dict[str, float]()
+        figure, figures = 0.0, dict[str, float]()
         if self._validation is not None:
             figure, figures = self._validation.measure(self.detector, self._accelerator)
         for name, value in {**{f"loss/{key}": value for key, value in losses.items()}, **figures}.items():
             writer.add_scalar(name, value, step)
-        better = figure >= progress.best
+        better = self._takes_last or figure >= progress.best
         following = Progress(
             epoch=epoch,
             step=step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ _COPIES, _COPIES_OF_ONE = 0.5, 0.025
 _COPIES_TUNED, _MANY_MASKED = 0.3, 150
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
+# Epochs of both rounds, for one of the usual ones; and how many of these the first round takes where image labels are
+# all that is known. They tell parts apart the better the longer all images teach; masks are lost a little by it.
+_BOTH_ROUNDS, _FIRST_OF_LABELS_ALONE = 1.4, 0.5
 
 _WITHOUT_GOOD = {
     True: "classes, and places from the masks, but no anomaly score",
@@ -93,6 +97,9 @@ class TrainOptions:
 class Recipe:
     """How to train, chosen from what the data allow; the same rule for every data set.
 
+    ``epochs`` and ``epochs_again``: of the first round and of the second, in which validation images teach too (see
+    ``training.rounds``; 0 where they hold no labelled defect). ``takes_last``: the last epoch of the first round is
+    taken, where the learning rate has come down; else validation chooses one.
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
     ``subspace``: how many patterns of good frames to solve for after training; 0 for none.
@@ -109,6 +116,8 @@ class Recipe:
     class_map: bool
     flips: bool
     epochs: int
+    epochs_again: int
+    takes_last: bool
     passes: int
     learning_rate: float
     backbone_learning_rate: float
@@ -123,7 +132,11 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     good = len(split.train) - len(defects)
     counted = f"{good} good and {len(defects)} defective images ({masked} with masks)"
     labelled = len(defects) >= _ENOUGH_TO_TUNE or data.good_class is None
+    more_to_learn = any(sample.label != data.good_class for sample in split.validation)
     if labelled:
+        usual = options.epochs_of(10)
+        labels_alone = masked == 0 and more_to_learn
+        first = math.ceil(_FIRST_OF_LABELS_ALONE * usual) if labels_alone else usual
         # Without a good image, masks alone say what is no defect.
         localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= ENOUGH_MASKED)
         few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
@@ -135,7 +148,9 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             copy_paste=_COPIES_TUNED if few_masks else 0.0,
             class_map=localised,
             flips=True if options.flips is None else options.flips,
-            epochs=options.epochs_of(10),
+            epochs=first,
+            epochs_again=_epochs_again(usual, first) if more_to_learn else 0,
+            takes_last=labels_alone,
             passes=1,
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,
@@ -144,6 +159,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             + (", copied to other parts as well" if few_masks else "")
             + ("" if data.good_class else f"; no good part: {_WITHOUT_GOOD[localised]}"),
         )
+    usual = options.epochs_of(4)
     return Recipe(
         tune_backbone=False,
         reconstruction=options.reconstruction,
@@ -152,7 +168,9 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         copy_paste=min(_COPIES, masked * _COPIES_OF_ONE),
         class_map=masked > 0,
         flips=bool(options.flips),
-        epochs=options.epochs_of(4),
+        epochs=usual,
+        epochs_again=_epochs_again(usual, usual) if more_to_learn else 0,
+        takes_last=False,
         passes=4,
         learning_rate=1e-3,
         backbone_learning_rate=0.0,
@@ -161,3 +179,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         + (", labelled ones copied to other parts" if masked else "")
         + (", reconstruction of normal features" if options.reconstruction else ""),
     )
+
+
+def _epochs_again(usual: int, first: int) -> int:
+    return max(1, round(_BOTH_ROUNDS * usual) - first)

@@ -25,14 +25,12 @@ from vision.console import say
 from vision.model.detector import Detector
 
 SECOND = "second"
-# Epochs of the second round for one of the first: it adds a few parts to what is known already.
-_EPOCHS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """``fitted`` on validation frames before the model learned from them; ``best_epoch`` and ``validation`` (its
-    figure) are of the first round, ``epochs`` and ``seconds`` of both.
+    """``fitted`` on validation frames before the model learned from them; ``best_epoch``, the one that was taken, and
+    ``validation`` (its figure) are of the first round, ``epochs`` and ``seconds`` of both.
     """
 
     fitted: Fitted
@@ -76,7 +74,7 @@ class Rounds:
         """
         detector, config = self._detector, self._detector.config
         validation = Validation(self._validation, config, self._recipe, self._options.seed)
-        again = max(1, round(_EPOCHS * self._recipe.epochs)) if self._has_more_to_learn() else 0
+        again = self._recipe.epochs_again
         first = self._trainer(self._train, self._recipe, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
@@ -104,9 +102,6 @@ class Rounds:
         config, options = self._detector.config, self._options
         store = training_store(frames, config, options.seed, cuts=self._cuts)
         return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator, later)
-
-    def _has_more_to_learn(self) -> bool:
-        return any(sample.label != self._detector.config.good_class for sample in self._validation.samples)
 
     def _shown_too_often(self, frames: Store) -> list[float]:
         """Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much

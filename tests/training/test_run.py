@@ -65,6 +65,72 @@ def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -
         assert recipe.class_map == (name != "normal"), name
 
 
+@pytest.mark.parametrize(
+    ("defects", "masks", "asked", "rounds"),
+    [
+        (60, True, {}, (10, 4)),
+        (60, False, {}, (5, 9)),
+        (60, False, {"preset": "fast"}, (3, 4)),
+        (60, False, {"epochs": 4}, (2, 4)),
+        (60, False, {"epochs": 1}, (1, 1)),
+        (6, True, {}, (4, 2)),
+        (6, False, {}, (4, 2)),
+        (6, True, {"epochs": 1}, (1, 1)),
+        (0, False, {}, (4, 0)),
+    ],
+)
+def test_with_image_labels_alone_most_epochs_are_of_the_round_that_sees_all_images(
+    tmp_path: Path, defects: int, masks: bool, asked: dict[str, Any], rounds: tuple[int, int]
+) -> None:
+    labels = {"good": 20} | ({"crack": defects} if defects else {})
+    data = read_data(make_folder(tmp_path, train=labels, masks=masks))
+    recipe = choose_recipe(data, split(data, 0), TrainOptions(**asked))
+    assert (recipe.epochs, recipe.epochs_again) == rounds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epochs", "masks", "patience", "taken"),
+    [(6, False, None, 3), (6, False, 1, 1), (3, True, None, 1)],
+    ids=["the last of labels alone", "the best until an early end", "the best with masks"],
+)
+def test_which_epoch_is_taken_where_validation_falls_from_the_first_on(
+    tmp_path: Path,
+    options: TrainOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    masks: bool,
+    patience: int | None,
+    taken: int,
+) -> None:
+    falling = iter((0.9, 0.8, 0.7))
+    monkeypatch.setattr("training.validate.Validation.measure", lambda *_: (next(falling), {}))
+    kept: dict[int, torch.Tensor] = {}
+    real = Trainer._epoch
+
+    def watched(self: Trainer, progress: Progress, writer: Any) -> Progress:
+        following = real(self, progress, writer)
+        kept.setdefault(following.epoch, self.detector.readout.bias.detach().clone())  # of the first round
+        return following
+
+    begun: list[torch.Tensor] = []
+    real_fit = Trainer.fit
+
+    def ended(self: Trainer, **given: bool) -> Progress:
+        progress = real_fit(self, **given)
+        begun.append(self.detector.readout.bias.detach().clone())
+        return progress
+
+    monkeypatch.setattr(Trainer, "_epoch", watched)
+    monkeypatch.setattr(Trainer, "fit", ended)
+    root = make_folder(tmp_path / "data", train={"good": 40, "crack": 48}, masks=masks)
+    run = _train(root, replace(options, epochs=epochs, patience=patience), tmp_path / "run")
+    assert run.figures["best_epoch"] == taken
+    assert run.figures["validation"] == [0.9, 0.8, 0.7][taken - 1]
+    assert torch.equal(begun[0], kept[taken])
+    assert not torch.equal(kept[1], kept[2])
+
+
 @pytest.mark.parametrize(("cracks", "frays", "localised"), [(9, 10, True), (9, 2, False), (20, 0, False)])
 def test_without_good_images_half_of_the_defects_need_masks_and_each_class_some(
     tmp_path: Path, options: TrainOptions, cracks: int, frays: int, localised: bool
