@@ -62,7 +62,7 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--epochs",
             type=int,
-            help="Default: chosen from the data. Labelled defects: 1.4 times as many, in two rounds.",
+            help="Default: chosen from the data. With labelled defects about 1.4 times as many, in two rounds.",
         ),
         click.option(
             "--size",
@@ -113,7 +113,8 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--patience",
     type=int,
-    help="Stop after so many epochs without a better one, and take the best. Default: chosen from the data.",
+    help="Stop the first round after so many epochs without a better one, and take the best. Default: half of them, at "
+    "least 4; with image labels alone the last epoch is taken.",
 )
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
 @json_option

@@ -84,8 +84,7 @@ class Trainer:
         self._recipe, self._options, self._run, self._later = recipe, options, run, later
         self._accelerator = accelerator
         self._validation = validation
-        # Who asks for an early end wants the best epoch until then: the learning rate has not come down.
-        self._takes_last = validation is None or (recipe.takes_last and options.patience is None)
+        self._takes_last = validation is None or recipe.takes_last
         self._frames = TrainingFrames(store, detector.config, recipe, options.seed)
         self._store = store
         self._objective = Objective(detector, recipe).to(memory_format=torch.channels_last)

@@ -26,8 +26,8 @@ _COPIES, _COPIES_OF_ONE = 0.5, 0.025
 _COPIES_TUNED, _MANY_MASKED = 0.3, 150
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
-# Epochs of both rounds, for one of the usual ones; and how many of these the first round takes where image labels are
-# all that is known. They tell parts apart the better the longer all images teach; masks are lost a little by it.
+# Epochs of both rounds, for one of the usual ones; and the share of the usual ones that the first round takes where
+# labels say nothing of places. Parts are told apart the better the longer all images teach; maps lose a little by it.
 _BOTH_ROUNDS, _FIRST_OF_LABELS_ALONE = 1.4, 0.5
 
 _WITHOUT_GOOD = {
@@ -135,10 +135,10 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
     more_to_learn = any(sample.label != data.good_class for sample in split.validation)
     if labelled:
         usual = options.epochs_of(10)
-        labels_alone = masked == 0 and more_to_learn
-        first = math.ceil(_FIRST_OF_LABELS_ALONE * usual) if labels_alone else usual
         # Without a good image, masks alone say what is no defect.
         localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= ENOUGH_MASKED)
+        labels_alone = not localised and more_to_learn
+        first = math.ceil(_FIRST_OF_LABELS_ALONE * usual) if labels_alone else usual
         few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
         return Recipe(
             tune_backbone=True,
@@ -150,7 +150,8 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             flips=True if options.flips is None else options.flips,
             epochs=first,
             epochs_again=_epochs_again(usual, first) if more_to_learn else 0,
-            takes_last=labels_alone,
+            # Who asks for an early end wants the best epoch until then: the learning rate has not come down.
+            takes_last=labels_alone and options.patience is None,
             passes=1,
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,

@@ -1,4 +1,4 @@
-"""One figure after each epoch, on validation frames: what early stopping and the choice of the epoch go by."""
+"""One figure after each epoch, on validation frames: what an early end and a choice of the epoch go by."""
 
 from __future__ import annotations
 

@@ -66,26 +66,28 @@ def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -
 
 
 @pytest.mark.parametrize(
-    ("defects", "masks", "asked", "rounds"),
+    ("labels", "masks", "asked", "rounds", "last"),
     [
-        (60, True, {}, (10, 4)),
-        (60, False, {}, (5, 9)),
-        (60, False, {"preset": "fast"}, (3, 4)),
-        (60, False, {"epochs": 4}, (2, 4)),
-        (60, False, {"epochs": 1}, (1, 1)),
-        (6, True, {}, (4, 2)),
-        (6, False, {}, (4, 2)),
-        (6, True, {"epochs": 1}, (1, 1)),
-        (0, False, {}, (4, 0)),
+        ({"good": 20, "crack": 60}, True, {}, (10, 4), False),
+        ({"good": 20, "crack": 60}, False, {}, (5, 9), True),
+        ({"good": 20, "crack": 60}, False, {"patience": 3}, (5, 9), False),
+        ({"good": 20, "crack": 60}, False, {"preset": "fast"}, (3, 4), True),
+        ({"good": 20, "crack": 60}, False, {"epochs": 4}, (2, 4), True),
+        ({"good": 20, "crack": 60}, False, {"epochs": 1}, (1, 1), True),
+        ({"crack": 16, "fray": 16}, False, {}, (5, 9), True),
+        ({"crack": 16, "fray": 16}, True, {}, (10, 4), False),
+        ({"good": 20, "crack": 6}, True, {}, (4, 2), False),
+        ({"good": 20, "crack": 6}, False, {}, (4, 2), False),
+        ({"good": 20}, False, {}, (4, 0), False),
     ],
 )
 def test_with_image_labels_alone_most_epochs_are_of_the_round_that_sees_all_images(
-    tmp_path: Path, defects: int, masks: bool, asked: dict[str, Any], rounds: tuple[int, int]
+    tmp_path: Path, labels: dict[str, int], masks: bool, asked: dict[str, Any], rounds: tuple[int, int], last: bool
 ) -> None:
-    labels = {"good": 20} | ({"crack": defects} if defects else {})
     data = read_data(make_folder(tmp_path, train=labels, masks=masks))
     recipe = choose_recipe(data, split(data, 0), TrainOptions(**asked))
     assert (recipe.epochs, recipe.epochs_again) == rounds
+    assert recipe.takes_last == last
 
 
 @pytest.mark.slow
@@ -128,7 +130,7 @@ def test_which_epoch_is_taken_where_validation_falls_from_the_first_on(
     assert run.figures["best_epoch"] == taken
     assert run.figures["validation"] == [0.9, 0.8, 0.7][taken - 1]
     assert torch.equal(begun[0], kept[taken])
-    assert not torch.equal(kept[1], kept[2])
+    assert not torch.equal(kept[1], kept[max(2, taken)])
 
 
 @pytest.mark.parametrize(("cracks", "frays", "localised"), [(9, 10, True), (9, 2, False), (20, 0, False)])
@@ -280,15 +282,16 @@ def test_without_labelled_defects_there_is_one_round(tmp_path: Path, options: Tr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defects", [48, 5])
+@pytest.mark.parametrize(("defects", "masks"), [(48, True), (48, False), (5, True)])
 def test_a_run_stopped_in_its_second_round_ends_as_one_that_was_not(
     tmp_path: Path,
     options: TrainOptions,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     defects: int,
+    masks: bool,
 ) -> None:
-    root = make_folder(tmp_path / "data", train={"good": 40, "crack": defects})
+    root = make_folder(tmp_path / "data", train={"good": 40, "crack": defects}, masks=masks)
     longer = replace(options, epochs=4)
     whole = _train(root, longer, tmp_path / "whole")
     assert capsys.readouterr().err.count("min of training left") == 5  # after all of both rounds' epochs but the last
