@@ -121,13 +121,10 @@ class Trainer:
 
     def _epochs_left(self, progress: Progress) -> int:
         """At most; none where there were too many without a better one."""
-        left = max(0, self._recipe.epochs - progress.epoch)
-        if self._takes_last:
-            return left
         patience = self._options.patience or max(4, self._recipe.epochs // 2)
-        if progress.epoch - progress.best_epoch >= patience:
+        if progress.epoch - progress.best_epoch >= patience:  # never where the last one is taken
             return 0
-        return left
+        return max(0, self._recipe.epochs - progress.epoch)
 
     def _start(self, *, resume: bool, measure: bool) -> Progress:
         last = self._run / LAST
