@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.sources import FileSource, open_source
+from vision.batching import stacked
 from vision.bundle import Bundle, check_new, load_bundle, new_bundle, write_manifest
 from vision.console import exits_cleanly, finish, json_option, say, track
 from vision.drift.reference import Reference, bundle_reference, make_reference, write_reference
@@ -65,7 +67,7 @@ def write_with(source: Bundle, found: Reference, out: Path) -> Bundle:
     return made
 
 
-class _Frames(Sequence[NDArray[np.uint8]]):
+class _Frames:
     """Image files at the model's input size, decoded when they are looked at."""
 
     def __init__(self, files: Sequence[Path], bundle: Bundle) -> None:
@@ -75,7 +77,7 @@ class _Frames(Sequence[NDArray[np.uint8]]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # slices are not needed
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
         frame = decode_image(self._files[index].read_bytes(), white_level=self._spec.white_level)
         return to_model_input(frame, self._spec)
 
@@ -90,9 +92,8 @@ def _embeddings(bundle: Bundle, frames: _Frames) -> FloatArray | None:
     engine = bundle.engine(provider="cpu", options=EngineOptions())
     found: list[FloatArray] = []
     most = bundle.manifest.input.most_frames(_BATCH)
-    starts = range(0, len(frames), most)
-    for start in track(starts, "reference", unit="batches"):
-        batch = np.stack([frames[index] for index in range(start, min(start + most, len(frames)))])
+    batches = math.ceil(len(frames) / most)
+    for batch in track(stacked(frames, most), "reference", total=batches, unit="batches"):
         outputs = engine.run(batch)
         if outputs.embedding is None:
             return None

@@ -20,7 +20,7 @@ from training.default_point import about_passes, class_policy, default_point, fi
 from training.masks import mask_on_grid
 from training.metrics import image_auroc
 from training.options import Recipe
-from training.stores import FrameStore
+from training.stores import FrameStore, Pictures, in_batches
 from training.synthesis import add_defect_in
 from vision.calibration.choose import Classes
 from vision.calibration.images import ScoredImages
@@ -179,14 +179,12 @@ class _Row:
 
 
 @torch.no_grad()
-def _rows(detector: Detector, store: FrameStore | _Damaged | _Defective) -> Iterator[_Row]:
+def _rows(detector: Detector, store: Pictures) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
-    batch = detector.config.most_frames(_BATCH)
-    for start in range(0, len(store), batch):
-        indices = range(start, min(start + batch, len(store)))
-        outputs = detector(torch.from_numpy(np.stack([store[index][0] for index in indices])).to(device))
-        none = outputs.class_logits.new_zeros(len(indices))
+    for samples, pictures, masks in in_batches(store, detector.config.most_frames(_BATCH)):
+        outputs = detector(torch.from_numpy(pictures).to(device))
+        none = outputs.class_logits.new_zeros(len(samples))
         maps = outputs.anomaly_map
         rebuilt = none
         if outputs.distances is not None and maps is not None:
@@ -195,14 +193,13 @@ def _rows(detector: Detector, store: FrameStore | _Damaged | _Defective) -> Iter
         left = none if outputs.subspace_map is None else detector.pool(outputs.subspace_map)
         score = none if outputs.anomaly_score is None else outputs.anomaly_score
         favoured = None if outputs.class_map is None else outputs.class_map.argmax(dim=1).cpu().numpy()
-        for row, index in enumerate(indices):
-            sample = store.samples[index]
+        for row, (sample, marked) in enumerate(zip(samples, masks, strict=True)):
             is_defect = sample.label != detector.config.good_class
             pixels = None
             if maps is not None and (sample.mask is not None or not is_defect):
                 pixels = KnownPixels(
                     maps[row].float().cpu().numpy(),
-                    mask_on_grid(store[index][1], maps.shape[1:]),
+                    mask_on_grid(marked, maps.shape[1:]),
                     sample.label,
                     None if favoured is None else favoured[row],
                 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from training.stores import FrameStore, good_places
+from vision.batching import stacked
 from vision.console import say
 from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
 from vision.model.detector import Detector
@@ -18,7 +18,7 @@ from vision.types import FloatArray
 _BATCH = 16
 
 
-class _GoodFrames(Sequence[NDArray[np.uint8]]):
+class _GoodFrames:
     """The good frames of several stores, decoded when they are looked at."""
 
     def __init__(self, stores: Sequence[FrameStore], good: str) -> None:
@@ -27,13 +27,7 @@ class _GoodFrames(Sequence[NDArray[np.uint8]]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[NDArray[np.uint8]]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | Sequence[NDArray[np.uint8]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
         store, place = self._places[index]
         return store[place][0]
 
@@ -63,12 +57,11 @@ def drift_reference(
 
 
 @torch.no_grad()
-def _embeddings(detector: Detector, frames: Sequence[NDArray[np.uint8]]) -> FloatArray:
+def _embeddings(detector: Detector, frames: _GoodFrames) -> FloatArray:
     device = next(detector.parameters()).device
     detector.eval()
-    batch = detector.config.most_frames(_BATCH)
     parts = [
-        detector(torch.from_numpy(np.stack(frames[start : start + batch])).to(device)).embedding.cpu().numpy()
-        for start in range(0, len(frames), batch)
+        detector(torch.from_numpy(batch).to(device)).embedding.cpu().numpy()
+        for batch in stacked(frames, detector.config.most_frames(_BATCH))
     ]
     return np.concatenate(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from training.probes import Probes
+from vision.batching import stacked
 from vision.bundle import MODEL, Bundle
 from vision.console import say
 from vision.engine import Engine, EngineOptions, Precision, open_engine, reduced_file
@@ -96,10 +97,7 @@ def _write_int8(source: Path, target: Path, frames: Frame) -> None:
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
         def __init__(self) -> None:
-            most = InputSpec(*frames.shape[1:3]).most_frames(_LARGEST_BATCH)
-            self._batches: Iterator[NDArray[np.uint8]] = (
-                frames[start : start + most] for start in range(0, len(frames), most)
-            )
+            self._batches = stacked(frames, InputSpec(*frames.shape[1:3]).most_frames(_LARGEST_BATCH))
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
             batch = next(self._batches, None)

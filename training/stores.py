@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from vision.preprocess import InputSpec, to_model_input
 _CACHE_BYTES = 4 * 2**30
 
 
-class Store(Protocol):
+class Pictures(Protocol):
     """Labelled pictures of one size, whole frames or tiles of them."""
 
     @property
@@ -28,6 +28,10 @@ class Store(Protocol):
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Picture uint8 ``[H, W, 3]`` and mask uint8 ``[H, W]`` (0 or 1; all zero where the sample has none)."""
         ...
+
+
+class Store(Pictures, Protocol):
+    """What training draws its batches from."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the pictures of an epoch, where they are chosen."""
@@ -81,6 +85,18 @@ class Joined:
 
     def set_epoch(self, epoch: int) -> None:
         """The same pictures in every epoch: these are stores of whole frames."""
+
+
+def in_batches(
+    store: Pictures, most: int
+) -> Iterator[tuple[list[Sample], NDArray[np.uint8], tuple[NDArray[np.uint8], ...]]]:
+    """All in order, ``most`` at a time: the samples, pictures uint8 ``[N, H, W, 3]`` and masks uint8 ``[H, W]``. Each
+    is looked at once, since it may have to be decoded or made.
+    """
+    for start in range(0, len(store), most):
+        places = range(start, min(start + most, len(store)))
+        pictures, masks = zip(*(store[place] for place in places), strict=True)
+        yield [store.samples[place] for place in places], np.stack(pictures), masks
 
 
 def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.preprocess import InputSpec
 from vision.types import OUTPUT_NAMES, FloatArray, Frame, ModelOutputs
@@ -13,11 +15,23 @@ from vision.types import OUTPUT_NAMES, FloatArray, Frame, ModelOutputs
 _BATCH = 8
 
 
+class Frames(Protocol):
+    """Frames of one size, uint8 ``[H, W, 3]``, by index: an array, a list, or files decoded when they are looked at."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[Any]: ...
+
+
+def stacked(frames: Frames, most: int) -> Iterator[Frame]:
+    """All of them in order, uint8 ``[N, H, W, 3]``, ``most`` at a time; each is looked at once."""
+    for start in range(0, len(frames), most):
+        yield np.stack([frames[index] for index in range(start, min(start + most, len(frames)))])
+
+
 def run_batches(run: Callable[[Frame], ModelOutputs], frames: Frame) -> Iterator[ModelOutputs]:
     """What ``run`` says of frames uint8 ``[N, H, W, 3]`` at input size, eight at a time, of large ones fewer."""
-    most = InputSpec(*frames.shape[1:3]).most_frames(_BATCH)
-    for start in range(0, len(frames), most):
-        yield run(frames[start : start + most])
+    yield from map(run, stacked(frames, InputSpec(*frames.shape[1:3]).most_frames(_BATCH)))
 
 
 def run_all(run: Callable[[Frame], ModelOutputs], frames: Frame) -> ModelOutputs:

@@ -16,7 +16,7 @@ from training.explain.figures import resampled_means
 from training.explain.methods import watched_blocks
 from training.explain.subjects import Subject
 from training.metrics import bootstrap_draws, image_auroc, percentile_interval, share_interval
-from training.stores import FrameStore
+from training.stores import FrameStore, in_batches
 from vision.console import track
 from vision.drawing import BACKGROUND, INK, SOFT_INK, Canvas, blend, fitting, put_text
 from vision.explanations import Estimate
@@ -106,10 +106,8 @@ class _Answers:
 def _answers(detector: Detector, store: FrameStore) -> _Answers:
     detector.eval()
     predicted, scores = [], []
-    most = detector.config.most_frames(_BATCH)
-    for start in range(0, len(store), most):
-        frames = np.stack([store[index][0] for index in range(start, min(start + most, len(store)))])
-        outputs = detector(torch.from_numpy(frames))
+    for _, pictures, _ in in_batches(store, detector.config.most_frames(_BATCH)):
+        outputs = detector(torch.from_numpy(pictures))
         predicted.append(outputs.class_logits.argmax(dim=1).numpy())
         if outputs.anomaly_score is not None:
             scores.append(outputs.anomaly_score.numpy())

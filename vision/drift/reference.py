@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.batching import Frames
 from vision.bundle import Bundle
 from vision.checks import read_arrays
 from vision.drift.signals import (
@@ -97,7 +98,7 @@ class Reference:
 
 
 def make_reference(
-    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    frames: Frames,
     *,
     anomaly_scores: FloatArray | None = None,
     embeddings: FloatArray | None = None,
