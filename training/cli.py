@@ -114,7 +114,7 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--patience",
     type=int,
     help="Stop the first round after so many epochs without a better one, and take the best. Default: half of them, at "
-    "least 4; with image labels alone the last epoch is taken.",
+    "least 4; with good parts and no masks the last epoch is taken.",
 )
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was interrupted.")
 @json_option

@@ -27,9 +27,9 @@ _COPIES_TUNED, _MANY_MASKED = 0.3, 150
 # Beside many labelled defects, the patterns of fewer good frames would be the frames themselves.
 _FEWEST_PATTERNED = 40
 # Epochs of both rounds, for one of the usual ones; and the share of the usual ones that the first round takes where
-# labels say nothing of places. Good parts are told from defective ones the better the longer all images teach; maps
-# lose a little by it, and the classes of defects alone gain nothing (docs/decisions/0033).
-_BOTH_ROUNDS, _FIRST_OF_LABELS_ALONE = 1.4, 0.5
+# there are good parts and labels say nothing of places. Good parts are told from defective ones the better the longer
+# all images teach; maps lose a little by it, and the classes of defects alone gain nothing (docs/decisions/0033).
+_BOTH_ROUNDS, _FIRST_WITHOUT_MASKS = 1.4, 0.5
 
 _WITHOUT_GOOD = {
     True: "classes, and places from the masks, but no anomaly score",
@@ -138,8 +138,8 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         usual = options.epochs_of(10)
         # Without a good image, masks alone say what is no defect.
         localised = masked > 0 and (data.good_class is not None or masked_share(defects) >= ENOUGH_MASKED)
-        labels_alone = not localised and data.good_class is not None and more_to_learn
-        first = math.ceil(_FIRST_OF_LABELS_ALONE * usual) if labels_alone else usual
+        good_without_masks = not localised and data.good_class is not None and more_to_learn
+        first = math.ceil(_FIRST_WITHOUT_MASKS * usual) if good_without_masks else usual
         few_masks = data.good_class is not None and 0 < masked < _MANY_MASKED
         return Recipe(
             tune_backbone=True,
@@ -152,7 +152,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             epochs=first,
             epochs_again=_epochs_again(usual, first) if more_to_learn else 0,
             # Who asks for an early end wants the best epoch until then: the learning rate has not come down.
-            takes_last=labels_alone and options.patience is None,
+            takes_last=good_without_masks and options.patience is None,
             passes=1,
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,

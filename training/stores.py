@@ -1,4 +1,4 @@
-"""Labelled pictures of one size, in memory where they fit: what training draws its batches from."""
+"""Labelled pictures of one size, in memory where they fit: what models learn from and are measured on."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def in_batches(
         yield [store.samples[place] for place in places], np.stack(pictures), masks
 
 
-def good_places(stores: Sequence[Store], good: str | None) -> list[tuple[Store, int]]:
+def good_places(stores: Sequence[Pictures], good: str | None) -> list[tuple[Pictures, int]]:
     """Where the surely good frames of several stores are."""
     return [
         (store, index)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.stores import Store, good_places
+from training.stores import Pictures, good_places
 from vision.console import track
 from vision.model.detector import Detector
 from vision.model.deviations import channel_scales
@@ -22,7 +22,7 @@ _BATCH = 16
 
 
 @torch.no_grad()
-def fit_subspace(detector: Detector, stores: Sequence[Store], *, again: bool = False) -> None:
+def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool = False) -> None:
     """Set the detector's subspace from the surely good frames (or tiles) of ``stores``; nothing where it has none.
 
     Args:
@@ -58,7 +58,7 @@ def principal(rows: Tensor, count: int) -> Tensor:
     return torch.as_tensor(directions.t() @ rows)
 
 
-def _features(detector: Detector, frames: Sequence[tuple[Store, int]]) -> list[Tensor]:
+def _features(detector: Detector, frames: Sequence[tuple[Pictures, int]]) -> list[Tensor]:
     """Features of strides 16 and 32 on the subspace's grids; in float32, as the exported graph computes them."""
     device = next(detector.parameters()).device
     detector.eval()

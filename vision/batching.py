@@ -1,4 +1,4 @@
-"""Frames through a model in batches that fit into memory."""
+"""Frames in batches that fit into memory, and through a model."""
 
 from __future__ import annotations
 

@@ -75,6 +75,7 @@ def test_recipe_follows_from_the_labels(tmp_path: Path, options: TrainOptions) -
         ({"good": 20, "crack": 60}, False, {"epochs": 4}, (2, 4), True),
         ({"good": 20, "crack": 60}, False, {"epochs": 1}, (1, 1), True),
         ({"crack": 16, "fray": 16}, False, {}, (10, 4), False),
+        ({"crack": 16, "fray": 16}, False, {"preset": "fast"}, (5, 2), False),
         ({"crack": 16, "fray": 16}, True, {}, (10, 4), False),
         ({"good": 20, "crack": 6}, True, {}, (4, 2), False),
         ({"good": 20, "crack": 6}, False, {}, (4, 2), False),
