@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from training.stores import FrameStore, good_places
+from training.stores import FrameStore, GoodPictures
 from vision.batching import stacked
 from vision.console import say
 from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
@@ -16,20 +15,6 @@ from vision.model.detector import Detector
 from vision.types import FloatArray
 
 _BATCH = 16
-
-
-class _GoodFrames:
-    """The good frames of several stores, decoded when they are looked at."""
-
-    def __init__(self, stores: Sequence[FrameStore], good: str) -> None:
-        self._places = good_places(stores, good)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        store, place = self._places[index]
-        return store[place][0]
 
 
 def drift_reference(
@@ -44,11 +29,11 @@ def drift_reference(
     good = detector.config.good_class
     if good is None:
         return None
-    frames = _GoodFrames([stores[name] for name in ("train", "validation", "calibration")], good)
+    frames = GoodPictures([stores[name] for name in ("train", "validation", "calibration")], good)
     if len(frames) < FEWEST_FRAMES:
         say(f"no reference for drift: {len(frames)} good images, at least {FEWEST_FRAMES} are needed")
         return None
-    unseen = _GoodFrames([stores["calibration"]], good)
+    unseen = GoodPictures([stores["calibration"]], good)
     return make_reference(
         frames,
         anomaly_scores=np.array(calibration_scores, np.float32),
@@ -57,7 +42,7 @@ def drift_reference(
 
 
 @torch.no_grad()
-def _embeddings(detector: Detector, frames: _GoodFrames) -> FloatArray:
+def _embeddings(detector: Detector, frames: GoodPictures) -> FloatArray:
     device = next(detector.parameters()).device
     detector.eval()
     parts = [

@@ -99,11 +99,23 @@ def in_batches(
         yield [store.samples[place] for place in places], np.stack(pictures), masks
 
 
-def good_places(stores: Sequence[Pictures], good: str | None) -> list[tuple[Pictures, int]]:
-    """Where the surely good frames of several stores are."""
-    return [
-        (store, index)
-        for store in stores
-        for index, sample in enumerate(store.samples)
-        if sample.label == good and not sample.is_ambiguous
-    ]
+class GoodPictures:
+    """The surely good pictures of several stores, by index, decoded when they are looked at; of more than ``at_most``
+    every so many-th.
+    """
+
+    def __init__(self, stores: Sequence[Pictures], good: str | None, *, at_most: int | None = None) -> None:
+        places = [
+            (store, index)
+            for store in stores
+            for index, sample in enumerate(store.samples)
+            if sample.label == good and not sample.is_ambiguous
+        ]
+        self._places = places if at_most is None else places[:: -(-len(places) // at_most)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        store, place = self._places[index]
+        return store[place][0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.stores import Pictures, good_places
+from training.stores import GoodPictures, Pictures
+from vision.batching import stacked
 from vision.console import track
 from vision.model.detector import Detector
 from vision.model.deviations import channel_scales
@@ -31,9 +32,8 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
     subspace = detector.subspace
     if subspace is None:
         return
-    good = good_places(stores, detector.config.good_class)
-    step = -(-len(good) // _MOST_FRAMES)
-    for level, features in enumerate(_features(detector, good[::step])):
+    good = GoodPictures(stores, detector.config.good_class, at_most=_MOST_FRAMES)
+    for level, features in enumerate(_features(detector, good)):
         scale = channel_scales(features.std(dim=(0, 2, 3)))
         rows = (features / scale.view(1, -1, 1, 1)).flatten(1)
         mean = rows.mean(dim=0)
@@ -58,15 +58,14 @@ def principal(rows: Tensor, count: int) -> Tensor:
     return torch.as_tensor(directions.t() @ rows)
 
 
-def _features(detector: Detector, frames: Sequence[tuple[Pictures, int]]) -> list[Tensor]:
+def _features(detector: Detector, frames: GoodPictures) -> list[Tensor]:
     """Features of strides 16 and 32 on the subspace's grids; in float32, as the exported graph computes them."""
     device = next(detector.parameters()).device
     detector.eval()
     levels: list[list[Tensor]] = [[], []]
-    chunks = [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
-    for chunk in track(chunks, "measuring good frames", unit="batches"):
-        pixels = torch.from_numpy(np.stack([store[index][0] for store, index in chunk])).to(device)
-        features = detector.backbone(pixels)[2:]
+    batches = math.ceil(len(frames) / _BATCH)
+    for pictures in track(stacked(frames, _BATCH), "measuring good frames", total=batches, unit="batches"):
+        features = detector.backbone(torch.from_numpy(pictures).to(device))[2:]
         for kept, level in zip(levels, detector.subspace.on_grids(features), strict=True):  # type: ignore[union-attr]
             kept.append(level.cpu())
     return [torch.cat(level) for level in levels]
