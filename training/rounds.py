@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from training.batches import shown
 from training.calibrate import Fitted, fit_on_validation
-from training.loop import Trainer
+from training.loop import Trainer, steps_an_epoch
 from training.options import Recipe, TrainOptions
 from training.stores import FrameStore, Joined, Store
 from training.subspace import fit_subspace
@@ -74,8 +74,13 @@ class Rounds:
         """
         detector, config = self._detector, self._detector.config
         validation = Validation(self._validation, config, self._recipe, self._options.seed)
-        again = self._recipe.epochs_again
-        first = self._trainer(self._train, self._recipe, validation, self._run, later=again).fit(resume=resume)
+        shown_first = self._pictures(self._train)
+        epochs, again = (
+            self._long_enough(planned, shown_first) for planned in (self._recipe.epochs, self._recipe.epochs_again)
+        )
+        if epochs > self._recipe.epochs:
+            say(f"few images: {epochs} epochs in place of {self._recipe.epochs}, which would be too few steps")
+        first = self._trainer(shown_first, epochs, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
         fit_subspace(detector, pieces([self._train], config))
@@ -84,10 +89,9 @@ class Rounds:
             return Learned(fitted, first.best_epoch, first.best, first.epoch, first.seconds)
         detector.readout.lower([-logit for logit in too_high])
         both = Joined([self._train, self._validation])
-        recipe = replace(self._recipe, epochs=again)
         say(f"everything is chosen: {again} more epochs, with the {len(self._validation)} validation images")
         # The combination was fitted with the statistics of the first round.
-        second = self._trainer(both, recipe, None, self._run / SECOND).fit(resume=resume, measure=False)
+        second = self._trainer(self._pictures(both), again, None, self._run / SECOND).fit(resume=resume, measure=False)
         detector.readout.lower(self._shown_too_often(both))
         fit_subspace(detector, pieces([self._train, self._validation], config))
         if fitted.probabilities is not None:
@@ -96,12 +100,19 @@ class Rounds:
         epochs, seconds = first.epoch + second.epoch, first.seconds + second.seconds
         return Learned(fitted, first.best_epoch, first.best, epochs, seconds)
 
+    def _pictures(self, frames: Store) -> Store:
+        return training_store(frames, self._detector.config, self._options.seed, cuts=self._cuts)
+
+    def _long_enough(self, epochs: int, pictures: Store) -> int:
+        """More epochs than planned where these would be fewer steps than a round takes at the least; 0 stays 0."""
+        steps = steps_an_epoch(len(pictures), self._recipe, self._options, self._accelerator)
+        return max(epochs, -(-self._recipe.least_steps // steps)) if epochs else 0
+
     def _trainer(
-        self, frames: Store, recipe: Recipe, validation: Validation | None, run: Path, *, later: int = 0
+        self, pictures: Store, epochs: int, validation: Validation | None, run: Path, *, later: int = 0
     ) -> Trainer:
-        config, options = self._detector.config, self._options
-        store = training_store(frames, config, options.seed, cuts=self._cuts)
-        return Trainer(self._detector, recipe, options, store, validation, run, self._accelerator, later)
+        recipe = replace(self._recipe, epochs=epochs)
+        return Trainer(self._detector, recipe, self._options, pictures, validation, run, self._accelerator, later)
 
     def _shown_too_often(self, frames: Store) -> list[float]:
         """Rare classes were shown more often than they are, and their logits are too high by the logarithm of how much

@@ -91,6 +91,38 @@ def test_with_image_labels_alone_and_good_parts_most_epochs_are_of_the_round_tha
     assert recipe.takes_last == last
 
 
+@pytest.mark.parametrize(
+    ("labels", "asked", "rounds"),
+    [
+        # An epoch of 32 images in batches of 8 has 4 steps.
+        ({"crack": 20, "fray": 20}, {}, [40, 40]),
+        ({"crack": 20, "fray": 20}, {"preset": "fast"}, [20, 20]),
+        ({"crack": 20, "fray": 20}, {"epochs": 2}, [2, 1]),
+        ({"crack": 200, "fray": 200}, {"preset": "fast"}, [5, 2]),
+        ({"good": 20, "crack": 6}, {}, [4, 2]),  # beside a frozen backbone more steps gained nothing
+    ],
+)
+def test_a_round_of_few_images_has_more_epochs_unless_a_number_was_asked_for(
+    tmp_path: Path,
+    options: TrainOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: dict[str, int],
+    asked: dict[str, Any],
+    rounds: list[int],
+) -> None:
+    trained: list[int] = []
+
+    def not_trained(self: Trainer, **_: bool) -> Progress:
+        trained.append(self._recipe.epochs)
+        return Progress(epoch=trained[-1], best_epoch=1, seconds=1.0)
+
+    monkeypatch.setattr(Trainer, "fit", not_trained)
+    root = make_folder(tmp_path / "data", train=labels)
+    run = _train(root, replace(options, **{"epochs": None, **asked}), tmp_path / "run")
+    assert trained == rounds
+    assert run.figures["epochs"] == sum(rounds)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "masks", "patience", "taken"),
