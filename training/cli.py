@@ -62,8 +62,8 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--epochs",
             type=int,
-            help="Default: chosen from the data, more of few images. With labelled defects about 1.4 times as many, "
-            "in two rounds.",
+            help="Default: chosen from the data, more for few images. With labelled defects about 1.4 times as many as "
+            "are asked for, in two rounds.",
         ),
         click.option(
             "--size",

@@ -191,12 +191,12 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[Batch, list[Tensor] | None]]:
         device = self._accelerator.device
         if self._recipe.tune_backbone:
-            for batch in self._loader():
+            for batch in self._loader(self._options.batch):
                 if len(batch) > 1:  # batch statistics need more than one frame
                     yield batch.to(device), None
             return
         stretch: list[tuple[Batch, list[Tensor]]] = []
-        for batch in self._loader():
+        for batch in self._loader(self._options.batch // 2):
             stretch.append((batch, self._extract(batch)))
             if sum(len(part) for part, _ in stretch) * self._bytes_a_frame(stretch) > _FEATURE_BYTES:
                 yield from self._passes(stretch)
@@ -223,8 +223,7 @@ class Trainer:
         batch, features = stretch[0]
         return sum(level.numel() * level.element_size() for level in features) // max(1, len(batch))
 
-    def _loader(self) -> Iterable[Batch]:
-        items = _items_of_a_batch(self._recipe, self._options)
+    def _loader(self, items: int) -> Iterable[Batch]:
         workers = 0 if self._accelerator.device.type == "cpu" else 8
         loader = DataLoader(self._frames, batch_size=items, collate_fn=join, num_workers=workers)
         state = self._accelerator
@@ -239,7 +238,9 @@ class Trainer:
         )
 
     def _steps_an_epoch(self) -> int:
-        return steps_an_epoch(len(self._frames), self._recipe, self._options, self._accelerator)
+        items = self._options.batch if self._recipe.tune_backbone else self._options.batch // 2
+        batches = math.ceil(len(self._frames) / items)
+        return max(1, batches // int(self._accelerator.num_processes)) * self._recipe.passes
 
     def _set_rate(self, epochs: float) -> None:
         done = epochs / self._recipe.epochs
@@ -275,17 +276,6 @@ class Trainer:
 
 def _add(totals: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     return values if not totals else [total + value for total, value in zip(totals, values, strict=True)]
-
-
-def steps_an_epoch(items: int, recipe: Recipe, options: TrainOptions, accelerator: Accelerator) -> int:
-    """How often an epoch of so many items changes the weights."""
-    batches = math.ceil(items / _items_of_a_batch(recipe, options))
-    return max(1, batches // int(accelerator.num_processes)) * recipe.passes
-
-
-def _items_of_a_batch(recipe: Recipe, options: TrainOptions) -> int:
-    """Beside a frozen backbone, most items are two frames: one as it is, and one with a synthetic defect."""
-    return options.batch if recipe.tune_backbone else options.batch // 2
 
 
 def time_left(progress: Progress, epochs: int) -> str:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from training.batches import shown
 from training.calibrate import Fitted, fit_on_validation
-from training.loop import Trainer, steps_an_epoch
+from training.loop import Trainer
 from training.options import Recipe, TrainOptions
 from training.stores import FrameStore, Joined, Store
 from training.subspace import fit_subspace
@@ -75,11 +75,10 @@ class Rounds:
         detector, config = self._detector, self._detector.config
         validation = Validation(self._validation, config, self._recipe, self._options.seed)
         shown_first = self._pictures(self._train)
-        epochs, again = (
-            self._long_enough(planned, shown_first) for planned in (self._recipe.epochs, self._recipe.epochs_again)
-        )
-        if epochs > self._recipe.epochs:
-            say(f"few images: {epochs} epochs in place of {self._recipe.epochs}, which would be too few steps")
+        planned = self._recipe.epochs, self._recipe.epochs_again
+        epochs, again = (self._long_enough(count, shown_first) for count in planned)
+        if (epochs, again) != planned:
+            say(f"few images: {epochs} + {again} epochs in place of {planned[0]} + {planned[1]}, so that they suffice")
         first = self._trainer(shown_first, epochs, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
@@ -104,9 +103,8 @@ class Rounds:
         return training_store(frames, self._detector.config, self._options.seed, cuts=self._cuts)
 
     def _long_enough(self, epochs: int, pictures: Store) -> int:
-        """More epochs than planned where these would be fewer steps than a round takes at the least; 0 stays 0."""
-        steps = steps_an_epoch(len(pictures), self._recipe, self._options, self._accelerator)
-        return max(epochs, -(-self._recipe.least_steps // steps)) if epochs else 0
+        """More epochs than planned where these would show fewer pictures than a round does at the least; 0 stays 0."""
+        return max(epochs, -(-self._recipe.least_shown // len(pictures))) if epochs else 0
 
     def _trainer(
         self, pictures: Store, epochs: int, validation: Validation | None, run: Path, *, later: int = 0

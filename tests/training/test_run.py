@@ -94,11 +94,13 @@ def test_with_image_labels_alone_and_good_parts_most_epochs_are_of_the_round_tha
 @pytest.mark.parametrize(
     ("labels", "asked", "rounds"),
     [
-        # An epoch of 32 images in batches of 8 has 4 steps.
-        ({"crack": 20, "fray": 20}, {}, [40, 40]),
-        ({"crack": 20, "fray": 20}, {"preset": "fast"}, [20, 20]),
+        # A round of the usual length shows 2,560 pictures; 32 of these 40 are for training, and 256 of the 320.
+        ({"crack": 20, "fray": 20}, {}, [80, 80]),
+        ({"crack": 20, "fray": 20}, {"batch": 16}, [80, 80]),
+        ({"crack": 20, "fray": 20}, {"preset": "fast"}, [40, 40]),
         ({"crack": 20, "fray": 20}, {"epochs": 2}, [2, 1]),
-        ({"crack": 200, "fray": 200}, {"preset": "fast"}, [5, 2]),
+        ({"crack": 160, "fray": 160}, {}, [10, 10]),
+        ({"crack": 160, "fray": 160}, {"preset": "fast"}, [5, 5]),
         ({"good": 20, "crack": 6}, {}, [4, 2]),  # beside a frozen backbone more steps gained nothing
     ],
 )
