@@ -1,13 +1,13 @@
 """Draw the data sets of the protocols in docs/experiments.md.
 
     python -m benchmarks.protocols few --data magnetic_tile --out FEW
-    python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --out DEFECTS
+    python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --per-class 20 --out DEFECTS
     python -m benchmarks.protocols random --data elpv --cut 4 --out FILE
 
 ``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
-images away, ``defects`` the good images, ``strips`` and ``boards`` put five and forty parts together to frames without
-a good class, and ``random`` writes a folds file that deals all images out at random. The same input gives the same
-data set.
+images away, ``defects`` the good images (and leaves ``--per-class`` masked ones of each to learn from), ``strips`` and
+``boards`` put five and forty parts together to frames without a good class, and ``random`` writes a folds file that
+deals all images out at random. The same input gives the same data set.
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ def no_masks(sources: Sequence[Source], out: Path) -> None:
         _copy(one, out, one.side, mask=one.side == "test")
 
 
-def defects(sources: Sequence[Source], out: Path) -> None:
-    """Defective images alone, with their masks."""
-    for one in sources:
-        if one.label != GOOD:
-            _copy(one, out, one.side, mask=True)
+def defects(sources: Sequence[Source], out: Path, per_class: int | None) -> None:
+    """Defective images alone, with their masks; of those to learn from, ``per_class`` of each class."""
+    there = [one for one in sources if one.label != GOOD]
+    if per_class is not None:
+        learned = [one for one in there if one.side == "train" and is_marked(one)]
+        there = [*_chosen(learned, per_class), *(one for one in there if one.side == "test")]
+    for one in there:
+        _copy(one, out, one.side, mask=True)
 
 
 def random_folds(sources: Sequence[Source], out: Path, count: int) -> None:
@@ -75,10 +78,9 @@ PROTOCOLS = {
     "few": few,
     "twelve": twelve,
     "no-masks": no_masks,
-    "defects": defects,
     "boards": boards,
 }
-_STRIPS, _RANDOM = "strips", "random"
+_DEFECTS, _STRIPS, _RANDOM = "defects", "strips", "random"
 _WITHOUT_FOLDS = ("few", _RANDOM)
 
 
@@ -122,6 +124,8 @@ def main() -> None:
         strips(_by_fold(found.sources, options.folds), partial)
     elif options.protocol == _RANDOM:
         random_folds(found.sources, partial, options.cut)
+    elif options.protocol == _DEFECTS:
+        defects(found.sources, partial, options.per_class)
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
     partial.rename(options.out)
@@ -129,17 +133,20 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
+    parser.add_argument("protocol", choices=(*PROTOCOLS, _DEFECTS, _STRIPS, _RANDOM))
     parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
     parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
     parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
     parser.add_argument("--cut", type=int, default=5, metavar="N", help="of random: into so many folds (default 5)")
+    parser.add_argument("--per-class", type=int, metavar="N", help="of defects: learn from so many of each class")
     parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
     options = parser.parse_args()
     if options.out.exists():
         raise SystemExit(f"{options.out} is there already; give another --out")
     if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
         raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
+    if options.per_class is not None and (options.protocol != _DEFECTS or options.per_class < 1):
+        raise SystemExit(f"--per-class goes with {_DEFECTS} and is at least 1; got {options.per_class}")
     if options.cut < 2:
         raise SystemExit(f"one fold is measured and the others train: --cut must be at least 2; got {options.cut}")
     return options

@@ -46,6 +46,20 @@ def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "few").exists()
 
 
+def test_of_defects_alone_so_many_of_each_class_are_learned_from_and_all_of_the_fold_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = _spotted_parts(tmp_path, spot=20)
+    arguments = ["--data", tmp_path / "data", "--folds", listed, "--fold", "1"]
+    _draw(monkeypatch, "defects", *arguments, "--per-class", "3", "--out", tmp_path / "three")
+    assert _count(tmp_path / "three") == {"ground_truth/crack": 7, "test/crack": 4, "train/crack": 3}
+    assert {path.name for path in (tmp_path / "three/test/crack").iterdir()} == {f"crack{i}.png" for i in range(4, 8)}
+    _draw(monkeypatch, "defects", *arguments, "--out", tmp_path / "all")
+    assert _count(tmp_path / "all") == {"ground_truth/crack": 8, "test/crack": 4, "train/crack": 4}
+    with pytest.raises(SystemExit, match="--per-class goes with defects"):
+        _draw(monkeypatch, "no-masks", *arguments, "--per-class", "3", "--out", tmp_path / "wrong")
+
+
 def _spotted_parts(root: Path, *, spot: int) -> Path:
     """Eight good parts and eight with a bright spot of ``spot`` px, in two folds; the folds file."""
     names = {label: [f"{label}{index}.png" for index in range(8)] for label in ("good", "crack")}
