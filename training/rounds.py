@@ -78,7 +78,10 @@ class Rounds:
         planned = self._recipe.epochs, self._recipe.epochs_again
         epochs, again = (self._long_enough(count, shown_first) for count in planned)
         if (epochs, again) != planned:
-            say(f"few images: {epochs} + {again} epochs in place of {planned[0]} + {planned[1]}, so that they suffice")
+            say(
+                f"few images: {epochs} + {again} epochs in place of {planned[0]} + {planned[1]}, so that each of both "
+                f"rounds shows {self._recipe.enough_shown} pictures at least"
+            )
         first = self._trainer(shown_first, epochs, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
@@ -90,26 +93,48 @@ class Rounds:
         both = Joined([self._train, self._validation])
         say(f"everything is chosen: {again} more epochs, with the {len(self._validation)} validation images")
         # The combination was fitted with the statistics of the first round.
-        second = self._trainer(self._pictures(both), again, None, self._run / SECOND).fit(resume=resume, measure=False)
+        pictures, run = self._pictures(both), self._run / SECOND
+        second = self._trainer(pictures, again, None, run, rate=self._rate_again(again, pictures))
+        last = second.fit(resume=resume, measure=False)
         detector.readout.lower(self._shown_too_often(both))
         fit_subspace(detector, pieces([self._train, self._validation], config))
         if fitted.probabilities is not None:
             source = "validation images, before the model learned from them as well"
             fitted = replace(fitted, probabilities=replace(fitted.probabilities, source=source))
-        epochs, seconds = first.epoch + second.epoch, first.seconds + second.seconds
+        epochs, seconds = first.epoch + last.epoch, first.seconds + last.seconds
         return Learned(fitted, first.best_epoch, first.best, epochs, seconds)
 
     def _pictures(self, frames: Store) -> Store:
         return training_store(frames, self._detector.config, self._options.seed, cuts=self._cuts)
 
     def _long_enough(self, epochs: int, pictures: Store) -> int:
-        """More epochs than planned where these would show fewer pictures than a round does at the least; 0 stays 0."""
-        return max(epochs, -(-self._recipe.least_shown // len(pictures))) if epochs else 0
+        """More epochs than planned where these would show too few pictures and may be more; 0 stays 0."""
+        if not epochs or not self._recipe.more_epochs:
+            return epochs
+        return max(epochs, -(-self._recipe.enough_shown // len(pictures)))
+
+    def _rate_again(self, epochs: int, pictures: Store) -> float:
+        """Learning rate of the second round, for 1 of the usual one: too short to come down from that again, it would
+        unlearn what the first has taught (docs/decisions/0039).
+        """
+        return min(1.0, epochs * len(pictures) / self._recipe.enough_shown) if self._recipe.enough_shown else 1.0
 
     def _trainer(
-        self, pictures: Store, epochs: int, validation: Validation | None, run: Path, *, later: int = 0
+        self,
+        pictures: Store,
+        epochs: int,
+        validation: Validation | None,
+        run: Path,
+        *,
+        later: int = 0,
+        rate: float = 1.0,
     ) -> Trainer:
-        recipe = replace(self._recipe, epochs=epochs)
+        recipe = replace(
+            self._recipe,
+            epochs=epochs,
+            learning_rate=rate * self._recipe.learning_rate,
+            backbone_learning_rate=rate * self._recipe.backbone_learning_rate,
+        )
         return Trainer(self._detector, recipe, self._options, pictures, validation, run, self._accelerator, later)
 
     def _shown_too_often(self, frames: Store) -> list[float]:
