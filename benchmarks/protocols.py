@@ -5,9 +5,9 @@
     python -m benchmarks.protocols random --data elpv --cut 4 --out FILE
 
 ``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
-images away, ``defects`` the good images (and leaves ``--per-class`` masked ones of each to learn from), ``strips`` and
-``boards`` put five and forty parts together to frames without a good class, and ``random`` writes a folds file that
-deals all images out at random. The same input gives the same data set.
+images away, ``defects`` leaves the good images out and, with ``--per-class N``, all but N masked ones of each class to
+learn from, ``strips`` and ``boards`` put five and forty parts together to frames without a good class, and ``random``
+writes a folds file that deals all images out at random. The same input gives the same data set.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ FEW, TWELVE = 5, 12
 
 def few(sources: Sequence[Source], out: Path) -> None:
     """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
-    chosen = set(_chosen([one for one in sources if one.label != GOOD and is_marked(one)], FEW))
+    chosen = set(_chosen([one for one in sources if one.label != GOOD], FEW))
     for one in sources:
         _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
 
 
 def twelve(sources: Sequence[Source], out: Path) -> None:
     """The fold to measure; of the others the good images and ``TWELVE`` masked defects of each class."""
-    learned = [one for one in sources if one.side == "train" and one.label != GOOD and is_marked(one)]
-    for one in _chosen(learned, TWELVE):
+    for one in _chosen([one for one in sources if one.side == "train" and one.label != GOOD], TWELVE):
         _copy(one, out, "train", mask=True)
     for one in sources:
         if one.side == "test" or one.label == GOOD:
@@ -52,12 +51,12 @@ def no_masks(sources: Sequence[Source], out: Path) -> None:
         _copy(one, out, one.side, mask=one.side == "test")
 
 
-def defects(sources: Sequence[Source], out: Path, per_class: int | None) -> None:
+def defects(sources: Sequence[Source], out: Path, per_class: int | None = None) -> None:
     """Defective images alone, with their masks; of those to learn from, ``per_class`` of each class."""
     there = [one for one in sources if one.label != GOOD]
     if per_class is not None:
-        learned = [one for one in there if one.side == "train" and is_marked(one)]
-        there = [*_chosen(learned, per_class), *(one for one in there if one.side == "test")]
+        learned = _chosen([one for one in there if one.side == "train"], per_class)
+        there = [*learned, *(one for one in there if one.side == "test")]
     for one in there:
         _copy(one, out, one.side, mask=True)
 
@@ -78,15 +77,17 @@ PROTOCOLS = {
     "few": few,
     "twelve": twelve,
     "no-masks": no_masks,
+    "defects": defects,
     "boards": boards,
 }
-_DEFECTS, _STRIPS, _RANDOM = "defects", "strips", "random"
+_STRIPS, _RANDOM = "strips", "random"
 _WITHOUT_FOLDS = ("few", _RANDOM)
 
 
-def _chosen(masked: Sequence[Source], count: int) -> Iterator[Source]:
-    for label in sorted({one.label for one in masked}):
-        of_class = sorted((one for one in masked if one.label == label), key=lambda one: one.path)
+def _chosen(defective: Sequence[Source], count: int) -> Iterator[Source]:
+    for label in sorted({one.label for one in defective}):
+        marked = (one for one in defective if one.label == label and is_marked(one))
+        of_class = sorted(marked, key=lambda one: one.path)
         if len(of_class) < count:
             raise SystemExit(f"{label} has {len(of_class)} images whose mask marks something; {count} are needed")
         yield from seeded_random().sample(of_class, count)
@@ -124,7 +125,7 @@ def main() -> None:
         strips(_by_fold(found.sources, options.folds), partial)
     elif options.protocol == _RANDOM:
         random_folds(found.sources, partial, options.cut)
-    elif options.protocol == _DEFECTS:
+    elif options.per_class is not None:
         defects(found.sources, partial, options.per_class)
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
@@ -133,7 +134,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*PROTOCOLS, _DEFECTS, _STRIPS, _RANDOM))
+    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
     parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
     parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
     parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
@@ -145,8 +146,10 @@ def _options() -> argparse.Namespace:
         raise SystemExit(f"{options.out} is there already; give another --out")
     if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
         raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
-    if options.per_class is not None and (options.protocol != _DEFECTS or options.per_class < 1):
-        raise SystemExit(f"--per-class goes with {_DEFECTS} and is at least 1; got {options.per_class}")
+    if options.per_class is not None and options.protocol != "defects":
+        raise SystemExit(f"--per-class goes with defects alone, not with {options.protocol}")
+    if options.per_class is not None and options.per_class < 1:
+        raise SystemExit(f"--per-class must be at least 1; got {options.per_class}")
     if options.cut < 2:
         raise SystemExit(f"one fold is measured and the others train: --cut must be at least 2; got {options.cut}")
     return options

@@ -49,14 +49,27 @@ def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: py
 def test_of_defects_alone_so_many_of_each_class_are_learned_from_and_all_of_the_fold_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = _spotted_parts(tmp_path, spot=20)
-    arguments = ["--data", tmp_path / "data", "--folds", listed, "--fold", "1"]
+    data = make_folder(tmp_path / "data", test={"good": 4, "crack": 8, "fray": 8})
+    # In the other folds three cracks and four frays have a mask.
+    next((data / "ground_truth" / "crack").glob("*7_mask*")).unlink()
+    named = {label: sorted(path.name for path in (data / "test" / label).iterdir()) for label in ("crack", "fray")}
+    folds = {str(fold): {label: names[4 * fold : 4 * fold + 4] for label, names in named.items()} for fold in (1, 0)}
+    arguments = ["--data", data, "--folds", write_folds(tmp_path / "folds.json", folds), "--fold", "0"]
     _draw(monkeypatch, "defects", *arguments, "--per-class", "3", "--out", tmp_path / "three")
-    assert _count(tmp_path / "three") == {"ground_truth/crack": 7, "test/crack": 4, "train/crack": 3}
-    assert {path.name for path in (tmp_path / "three/test/crack").iterdir()} == {f"crack{i}.png" for i in range(4, 8)}
+    counts = {f"{side}/{label}": n for label in named for side, n in (("ground_truth", 7), ("test", 4), ("train", 3))}
+    assert _count(tmp_path / "three") == counts
+    measured = {path.name for path in (tmp_path / "three/test/crack").iterdir()}
+    assert measured == set(named["crack"][:4])
     _draw(monkeypatch, "defects", *arguments, "--out", tmp_path / "all")
-    assert _count(tmp_path / "all") == {"ground_truth/crack": 8, "test/crack": 4, "train/crack": 4}
-    with pytest.raises(SystemExit, match="--per-class goes with defects"):
+    assert _count(tmp_path / "all")["train/crack"] == 4
+    for asked, why in (
+        ("4", "crack has 3 images whose mask marks something; 4 are needed"),
+        ("0", "at least 1; got 0"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            _draw(monkeypatch, "defects", *arguments, "--per-class", asked, "--out", tmp_path / asked)
+        assert not (tmp_path / asked).exists()
+    with pytest.raises(SystemExit, match="--per-class goes with defects alone, not with no-masks"):
         _draw(monkeypatch, "no-masks", *arguments, "--per-class", "3", "--out", tmp_path / "wrong")
 
 
