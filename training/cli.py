@@ -63,7 +63,7 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--epochs",
             type=int,
             help="Default: chosen from the data, more for few images. With labelled defects about 1.4 times as many as "
-            "are asked for, in two rounds.",
+            "are asked for, in two rounds; where the second shows few images, at a lower learning rate.",
         ),
         click.option(
             "--size",

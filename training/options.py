@@ -30,10 +30,9 @@ _FEWEST_PATTERNED = 40
 # there are good parts and labels say nothing of places. Good parts are told from defective ones the better the longer
 # all images teach; maps lose a little by it, and the classes of defects alone gain nothing (docs/decisions/0033).
 _BOTH_ROUNDS, _FIRST_WITHOUT_MASKS = 1.4, 0.5
-# Pictures that are enough for a round in which the whole network is trained: 160 steps, with the usual epochs. Four
-# epochs of a hundred images were 28, from a high learning rate down again, and unlearned what ten had taught
-# (docs/decisions/0039).
-_ENOUGH_SHOWN = 2560
+# Pictures that a round shows in which the whole network is trained: 160 steps, with the usual epochs. Four epochs of a
+# hundred images were 28, from a high learning rate down again, and unlearned what ten had taught (docs/decisions/0039).
+_LEAST_SHOWN = 2560
 
 _WITHOUT_GOOD = {
     True: "classes, and places from the masks, but no anomaly score",
@@ -94,6 +93,10 @@ class TrainOptions:
         """As many epochs as were asked for, or the usual number times what the preset says."""
         return self.epochs or max(1, round(usual * PRESETS[self.preset].epochs))
 
+    def least_shown(self) -> int:
+        """Pictures in a round of the whole network; 0 where a number of epochs was asked for, which is then kept to."""
+        return 0 if self.epochs else round(_LEAST_SHOWN * PRESETS[self.preset].epochs)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -103,10 +106,9 @@ class Recipe:
     """How to train, chosen from what the data allow; the same rule for every data set.
 
     ``epochs`` and ``epochs_again``: of the first round and of the second, in which validation images teach too (see
-    ``training.rounds``; 0 where they hold no labelled defect). A round that would show fewer than ``enough_shown``
-    pictures has more epochs with ``more_epochs``; without, such a second round has a lower learning rate.
-    ``takes_last``: the last epoch of the first round is taken, where the learning rate has come down; else validation
-    chooses one.
+    ``training.rounds``; 0 where they hold no labelled defect); a round has more of them where these would show
+    fewer than ``least_shown`` pictures. ``takes_last``: the last epoch of the first round is taken, where the learning
+    rate has come down; else validation chooses one.
     ``tune_backbone``: the CNN is trained too (enough labelled defects), else its frozen features are computed once an
     epoch and used ``passes`` times. ``reconstruction``: learn normal features (frozen backbone and good images).
     ``subspace``: how many patterns of good frames to solve for after training; 0 for none.
@@ -124,8 +126,7 @@ class Recipe:
     flips: bool
     epochs: int
     epochs_again: int
-    enough_shown: int
-    more_epochs: bool
+    least_shown: int
     takes_last: bool
     passes: int
     learning_rate: float
@@ -159,8 +160,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
             flips=True if options.flips is None else options.flips,
             epochs=first,
             epochs_again=_epochs_again(usual, first) if more_to_learn else 0,
-            enough_shown=round(_ENOUGH_SHOWN * PRESETS[options.preset].epochs),
-            more_epochs=options.epochs is None,  # a number that was asked for is kept to
+            least_shown=options.least_shown(),
             # Who asks for an early end wants the best epoch until then: the learning rate has not come down.
             takes_last=good_without_masks and options.patience is None,
             passes=1,
@@ -182,8 +182,7 @@ def choose_recipe(data: DataSet, split: Split, options: TrainOptions) -> Recipe:
         flips=bool(options.flips),
         epochs=usual,
         epochs_again=_epochs_again(usual, usual) if more_to_learn else 0,
-        enough_shown=0,
-        more_epochs=False,
+        least_shown=0,
         takes_last=False,
         passes=4,
         learning_rate=1e-3,

@@ -25,6 +25,9 @@ from vision.console import say
 from vision.model.detector import Detector
 
 SECOND = "second"
+# A second round that shows fewer pictures begins with a lower learning rate where the whole network is trained: 1,248
+# were enough to come down from the whole one, 400 were not (docs/experiments.md, "Few images").
+_SHOWN_AT_THE_WHOLE_RATE = 1280
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ class Rounds:
         epochs, again = (self._long_enough(count, shown_first) for count in planned)
         if (epochs, again) != planned:
             say(
-                f"few images: {epochs} + {again} epochs in place of {planned[0]} + {planned[1]}, so that each of both "
-                f"rounds shows {self._recipe.enough_shown} pictures at least"
+                f"few images: {epochs} + {again} epochs in place of {planned[0]} + {planned[1]}, so that a round shows "
+                f"{self._recipe.least_shown} pictures"
             )
         first = self._trainer(shown_first, epochs, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
@@ -91,33 +94,33 @@ class Rounds:
             return Learned(fitted, first.best_epoch, first.best, first.epoch, first.seconds)
         detector.readout.lower([-logit for logit in too_high])
         both = Joined([self._train, self._validation])
-        say(f"everything is chosen: {again} more epochs, with the {len(self._validation)} validation images")
+        pictures = self._pictures(both)
+        rate = self._rate_again(again, pictures)
+        lower = f", from {rate:.0%} of the learning rate on, since they show few" if rate < 1 else ""
+        say(f"everything is chosen: {again} more epochs, with the {len(self._validation)} validation images{lower}")
         # The combination was fitted with the statistics of the first round.
-        pictures, run = self._pictures(both), self._run / SECOND
-        second = self._trainer(pictures, again, None, run, rate=self._rate_again(again, pictures))
-        last = second.fit(resume=resume, measure=False)
+        trainer = self._trainer(pictures, again, None, self._run / SECOND, rate=rate)
+        second = trainer.fit(resume=resume, measure=False)
         detector.readout.lower(self._shown_too_often(both))
         fit_subspace(detector, pieces([self._train, self._validation], config))
         if fitted.probabilities is not None:
             source = "validation images, before the model learned from them as well"
             fitted = replace(fitted, probabilities=replace(fitted.probabilities, source=source))
-        epochs, seconds = first.epoch + last.epoch, first.seconds + last.seconds
+        epochs, seconds = first.epoch + second.epoch, first.seconds + second.seconds
         return Learned(fitted, first.best_epoch, first.best, epochs, seconds)
 
     def _pictures(self, frames: Store) -> Store:
         return training_store(frames, self._detector.config, self._options.seed, cuts=self._cuts)
 
     def _long_enough(self, epochs: int, pictures: Store) -> int:
-        """More epochs than planned where these would show too few pictures and may be more; 0 stays 0."""
-        if not epochs or not self._recipe.more_epochs:
-            return epochs
-        return max(epochs, -(-self._recipe.enough_shown // len(pictures)))
+        """More epochs than planned where these would show fewer pictures than a round does at the least; 0 stays 0."""
+        return max(epochs, -(-self._recipe.least_shown // len(pictures))) if epochs else 0
 
     def _rate_again(self, epochs: int, pictures: Store) -> float:
-        """Learning rate of the second round, for 1 of the usual one: too short to come down from that again, it would
+        """Share of the usual learning rate that the second round begins with: from all of it too short a round would
         unlearn what the first has taught (docs/decisions/0039).
         """
-        return min(1.0, epochs * len(pictures) / self._recipe.enough_shown) if self._recipe.enough_shown else 1.0
+        return min(1.0, epochs * len(pictures) / _SHOWN_AT_THE_WHOLE_RATE) if self._recipe.tune_backbone else 1.0
 
     def _trainer(
         self,

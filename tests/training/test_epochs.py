@@ -56,18 +56,22 @@ def test_with_image_labels_alone_and_good_parts_most_epochs_are_of_the_round_tha
         ({"crack": 20, "fray": 20}, {}, [80, 80], 1.0),
         ({"crack": 20, "fray": 20}, {"batch": 16}, [80, 80], 1.0),
         ({"crack": 20, "fray": 20}, {"preset": "fast"}, [40, 40], 1.0),
-        ({"crack": 20, "fray": 20}, {"epochs": 10}, [10, 4], 160 / 2560),
-        ({"crack": 20, "fray": 20}, {"epochs": 10, "preset": "fast"}, [10, 4], 160 / 1280),
+        ({"crack": 20, "fray": 20}, {"epochs": 10}, [10, 4], 160 / 1280),
+        ({"crack": 20, "fray": 20}, {"epochs": 10, "batch": 16}, [10, 4], 160 / 1280),
+        ({"crack": 20, "fray": 20}, {"epochs": 2, "preset": "fast"}, [2, 1], 40 / 1280),
         ({"crack": 160, "fray": 160}, {}, [10, 10], 1.0),
         ({"crack": 160, "fray": 160}, {"preset": "fast"}, [5, 5], 1.0),
-        ({"crack": 160, "fray": 160}, {"epochs": 20}, [20, 8], 1.0),
-        ({"good": 20, "crack": 6}, {}, [4, 2], 1.0),  # beside a frozen backbone more steps gained nothing
+        ({"crack": 160, "fray": 160}, {"epochs": 10}, [10, 4], 1.0),
+        ({"crack": 160, "fray": 160}, {"epochs": 5}, [5, 2], 640 / 1280),
+        # Beside a frozen backbone more steps gained nothing, and less of the rate was not tried.
+        ({"good": 20, "crack": 6}, {}, [4, 2], 1.0),
     ],
 )
 def test_a_round_of_few_images_has_more_epochs_or_a_lower_rate_where_a_number_was_asked_for(
     tmp_path: Path,
     options: TrainOptions,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     labels: dict[str, int],
     asked: dict[str, Any],
     rounds: list[int],
@@ -82,12 +86,15 @@ def test_a_round_of_few_images_has_more_epochs_or_a_lower_rate_where_a_number_wa
         return Progress(epoch=trained[-1], best_epoch=1, seconds=1.0)
 
     monkeypatch.setattr(Trainer, "fit", not_trained)
-    root = make_folder(tmp_path / "data", train=labels)
-    run = train_run(read_data(root), replace(options, **{"epochs": None, **asked}), tmp_path / "run", resume=False)
+    data = read_data(make_folder(tmp_path / "data", train=labels))
+    run = train_run(data, replace(options, **{"epochs": None, **asked}), tmp_path / "run", resume=False)
     assert trained == rounds
     assert run.figures["epochs"] == sum(rounds)
-    first, second = rates
-    assert second == pytest.approx([rate * usual for usual in first])
+    usual = [1e-3] if "good" in labels else [1e-3, 5e-4]
+    assert rates == [usual, pytest.approx([rate * one for one in usual])]
+    said = capsys.readouterr().err
+    assert (f"from {rate:.0%} of the learning rate on" in said) == (rate < 1)
+    assert ("few images: " in said) == (rounds[1] not in (1, 2, 4))
 
 
 @pytest.mark.slow
