@@ -30,7 +30,7 @@ _FEWEST_PATTERNED = 40
 # there are good parts and labels say nothing of places. Good parts are told from defective ones the better the longer
 # all images teach; maps lose a little by it, and the classes of defects alone gain nothing (docs/decisions/0033).
 _BOTH_ROUNDS, _FIRST_WITHOUT_MASKS = 1.4, 0.5
-# Pictures that a round shows in which the whole network is trained: 160 steps, with the usual epochs. Four epochs of a
+# Pictures that a round shows in which the whole network is trained: 160 steps, by the balanced preset. Four epochs of a
 # hundred images were 28, from a high learning rate down again, and unlearned what ten had taught (docs/decisions/0039).
 _LEAST_SHOWN = 2560
 
