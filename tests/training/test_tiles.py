@@ -306,8 +306,11 @@ def test_defects_without_masks_train_through_the_whole_frame(tmp_path: Path, opt
 
 @pytest.mark.slow
 async def test_torch_bundle_engines_and_server_give_one_score_for_tiled_frames(
-    tmp_path: Path, options: TrainOptions
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Eight real defects to check int8 by, and no synthetic ones: two epochs of dots teach nothing about those, and one
+    # that is as faint as a good frame changes places with it in any precision.
+    monkeypatch.setattr("training.probes._CHECK_FRAMES", 16)
     run = _tiled_run(tmp_path, options, good=16, dots=60, epochs=2)
     bundle = export_bundle(run, tmp_path / "bundle", quantize=["int8"])
     reference = TorchEngine(run.detector)
