@@ -40,7 +40,6 @@ SUBSPACE_WEIGHT = 1.0
 # often of the parts that trained the model and need it less than new parts do, so they do not choose its weight.
 LABELLED_SUBSPACE_WEIGHT = 0.25
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class _Row:
 def _rows(detector: Detector, store: Pictures) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
-    for samples, pictures, masks in in_batches(store, detector.config.most_frames(_BATCH)):
+    for samples, pictures, masks in in_batches(store, detector.config.batch):
         outputs = detector(torch.from_numpy(pictures).to(device))
         none = outputs.class_logits.new_zeros(len(samples))
         maps = outputs.anomaly_map

@@ -14,8 +14,6 @@ from vision.drift.reference import FEWEST_FRAMES, Reference, make_reference
 from vision.model.detector import Detector
 from vision.types import FloatArray
 
-_BATCH = 16
-
 
 def drift_reference(
     detector: Detector, stores: Mapping[str, FrameStore], calibration_scores: Sequence[float]
@@ -47,6 +45,6 @@ def _embeddings(detector: Detector, frames: GoodPictures) -> FloatArray:
     detector.eval()
     parts = [
         detector(torch.from_numpy(batch).to(device)).embedding.cpu().numpy()
-        for batch in stacked(frames, detector.config.most_frames(_BATCH))
+        for batch in stacked(frames, detector.config.batch)
     ]
     return np.concatenate(parts)

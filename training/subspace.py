@@ -19,7 +19,6 @@ from vision.model.subspace import rest
 _MOST_FRAMES = 2000
 # One frame in so many is held out to see how far new good frames lie from the others.
 _HELD_OUT = 4
-_BATCH = 16
 
 
 @torch.no_grad()
@@ -63,8 +62,9 @@ def _features(detector: Detector, frames: GoodPictures) -> list[Tensor]:
     device = next(detector.parameters()).device
     detector.eval()
     levels: list[list[Tensor]] = [[], []]
-    batches = math.ceil(len(frames) / _BATCH)
-    for pictures in track(stacked(frames, _BATCH), "measuring good frames", total=batches, unit="batches"):
+    most = detector.config.piece_batch
+    batches = math.ceil(len(frames) / most)
+    for pictures in track(stacked(frames, most), "measuring good frames", total=batches, unit="batches"):
         features = detector.backbone(torch.from_numpy(pictures).to(device))[2:]
         for kept, level in zip(levels, detector.subspace.on_grids(features), strict=True):  # type: ignore[union-attr]
             kept.append(level.cpu())

@@ -17,7 +17,6 @@ from training.synthesis import add_defect_in
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector, DetectorOutputs
 
-_BATCH = 16
 # After every epoch no more frames than this are looked at, and no more than fit into so much memory with their masks.
 _MOST_FRAMES, _MOST_BYTES = 1024, 2 * 2**30
 
@@ -72,7 +71,7 @@ class Validation:
     def _run(self, detector: Detector, accelerator: Accelerator) -> list[dict[str, NDArray[np.float32]]]:
         detector.eval()
         rows = []
-        batch = detector.config.most_frames(_BATCH)
+        batch = detector.config.batch
         for start in range(0, len(self._frames), batch):
             frames = torch.from_numpy(np.stack(self._frames[start : start + batch])).to(accelerator.device)
             with accelerator.autocast():

@@ -13,7 +13,7 @@ from tests.images import make_folder
 from training.data import DataSet, read_data
 from training.stores import FrameStore
 from training.subspace import fit_subspace, principal
-from vision.model.backbone import load_pretrained
+from vision.model.backbone import Backbone, load_pretrained
 from vision.model.config import ModelConfig
 from vision.model.detector import Detector
 from vision.model.subspace import rest
@@ -98,6 +98,23 @@ def test_more_frames_bring_new_parts_nearer_and_leave_the_yardstick(
     assert yardstick == [
         float(getattr(detector.subspace, f"{name}{level}")) for name in ("center", "spread") for level in (0, 1)
     ]
+
+
+def test_large_frames_are_measured_one_at_a_time(
+    fitted: tuple[Detector, FrameStore, FrameStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, known, new = fitted
+    real, batches = Backbone.forward, []
+
+    def counted(self: Backbone, frames: torch.Tensor) -> list[torch.Tensor]:
+        batches.append(len(frames))
+        return real(self, frames)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", detector.config.height * detector.config.width)
+    fit_subspace(detector, [known, new], again=True)
+    assert set(batches) == {1}
+    assert len(batches) == len(known) + len(new)
 
 
 def test_good_frames_that_are_all_alike_do_not_make_a_measure_of_rounding(

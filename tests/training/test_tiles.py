@@ -342,6 +342,10 @@ def test_large_frames_go_in_smaller_batches() -> None:
     assert InputSpec(2048, 2048).most_frames(8) == 2
     assert InputSpec(4096, 4096).most_frames(8) == 1
     assert InputSpec(4096, 4096).goes_alone
+    whole = ModelConfig("none", 2048, 2048, ("good", "dot"), "good", True, True)
+    tiled = replace(whole, height=4096, tile_height=256, tile_width=2048)
+    assert (whole.batch, whole.piece_batch) == (2, 2)
+    assert (tiled.batch, tiled.piece_batch) == (1, 16)
     assert not InputSpec(2048, 2048).goes_alone
 
 

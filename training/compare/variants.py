@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,18 @@ def run_trials(
 
     Raises:
         DataError: the data have no test part to compare on.
-        SettingsError: ``out`` holds a comparison of other data or options.
+        SettingsError: ``out`` holds a comparison of other data or options, or of another version that is not finished.
     """
     if not data.test:
         raise DataError(f"{data.root} has no test images to compare on; add test/good/ and test/<defect>/")
     trials = []
-    jobs = [(seed, variant) for seed in seeds for variant in variants]
-    for number, (seed, variant) in enumerate(jobs, 1):
-        folder = out / variant.name / f"seed-{seed}"
-        done = folder / "evaluation" / "report.json"
-        say(f"{number} of {len(jobs)}: {variant.name}, seed {seed}" + (" is there already" if done.is_file() else ""))
+    jobs = [(seed, variant, out / variant.name / f"seed-{seed}") for seed in seeds for variant in variants]
+    _check_versions([folder for _, _, folder in jobs])
+    for number, (seed, variant, folder) in enumerate(jobs, 1):
+        done = _is_done(folder)
+        say(f"{number} of {len(jobs)}: {variant.name}, seed {seed}" + (" is there already" if done else ""))
         chosen = replace(options, mixer=variant.mixer, heads=variant.heads, seed=seed)
-        run = train_run(data, chosen, folder, resume=True) if not done.is_file() else None
+        run = None if done else train_run(data, chosen, folder, resume=True)
         if run is not None:
             predictor = EnginePredictor(TorchEngine(run.detector), run.manifest, digest=None)
             evaluate(predictor, data, data.test, folder / "evaluation", seed=seed)
@@ -109,9 +110,33 @@ def run_trials(
     return trials
 
 
+def _is_done(folder: Path) -> bool:
+    return (folder / "evaluation" / "report.json").is_file()
+
+
+def _check_versions(folders: Sequence[Path]) -> None:
+    """What is there and what is still to train are of one version: another may train in another way."""
+    versions = {
+        folder: _run_document(folder)["manifest"]["provenance"]["defectlens"]
+        if _is_done(folder)
+        else version("defectlens")
+        for folder in folders
+    }
+    other = next((folder for folder in folders if versions[folder] != versions[folders[0]]), None)
+    if other is not None:
+        raise SettingsError(
+            f"a comparison is of one version of defectlens: {folders[0]} is of {versions[folders[0]]}, {other} of "
+            f"{versions[other]}; go on with the version that began, or give another --out"
+        )
+
+
+def _run_document(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
+
+
 def _read(variant: Variant, seed: int, folder: Path, data: DataSet, options: TrainOptions) -> Trial:
     report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
-    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    run = _run_document(folder)
     asked, had = options.as_dict(), {"heads": 8, "tile": "auto", **run["manifest"]["provenance"]["options"]}
     differs = sorted(key for key, value in asked.items() if had.get(key) != value and key != "device")
     if report["data_digest"] != data.digest or differs:

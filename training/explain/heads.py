@@ -28,7 +28,6 @@ from vision.types import FloatArray
 MOST_LOSS = 0.03
 """A head is not missed if, with 95 % confidence, losing it costs at most this much accuracy and image AUROC. A smaller
 loss cannot be excluded on a usual validation part: 3 points take 122 frames of which not a single one changes."""
-_BATCH = 16
 _RESAMPLES = 1000
 _CELL_PX, _GAP_PX, _TOP_PX, _LEFT_PX = 116, 6, 64, 150
 
@@ -106,7 +105,7 @@ class _Answers:
 def _answers(detector: Detector, store: FrameStore) -> _Answers:
     detector.eval()
     predicted, scores = [], []
-    for _, pictures, _ in in_batches(store, detector.config.most_frames(_BATCH)):
+    for _, pictures, _ in in_batches(store, detector.config.batch):
         outputs = detector(torch.from_numpy(pictures))
         predicted.append(outputs.class_logits.argmax(dim=1).numpy())
         if outputs.anomaly_score is not None:

@@ -9,6 +9,9 @@ from vision.errors import SettingsError
 from vision.model.tiling import TileGrid
 from vision.preprocess import InputSpec
 
+# More at a time gains nothing on a CPU.
+_BATCH = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -79,9 +82,15 @@ class ModelConfig:
         """Height and width in pixels of what goes through the network at once: a tile, or the frame."""
         return (self.tile_height, self.tile_width) if self.tile_height else (self.height, self.width)
 
-    def most_frames(self, wanted: int) -> int:
-        """See ``InputSpec.most_frames``."""
-        return InputSpec(self.height, self.width).most_frames(wanted)
+    @property
+    def batch(self) -> int:
+        """How many frames go through the model at once where it learns nothing: 16, of large ones fewer."""
+        return InputSpec(self.height, self.width).most_frames(_BATCH)
+
+    @property
+    def piece_batch(self) -> int:
+        """The same for what it looks at piece by piece, see ``piece``."""
+        return InputSpec(*self.piece).most_frames(_BATCH)
 
     @property
     def defect_classes(self) -> tuple[str, ...]:

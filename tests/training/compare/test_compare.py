@@ -218,6 +218,12 @@ def test_the_command_trains_compares_and_goes_on_where_it_was(
     report = json.loads((tmp_path / "out/compare.json").read_text())
     assert report["variants"]["cnn"]["figures"]["accuracy"]["deviation"] is not None
 
+    monkeypatch.setattr("training.compare.variants.version", lambda _: "99")
+    assert run(*words, "--seeds", "2").exit_code == 0, "what is finished can be reported by any version"
+    result = run(*words, "--seeds", "3")
+    assert result.exit_code == 2
+    assert "seed-2 of 99; go on with the version that began" in " ".join(result.stderr.split())
+
     words[words.index("--batch") + 1] = "4"
     result = run(*words, "--seeds", "1")
     assert result.exit_code == 2
