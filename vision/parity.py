@@ -133,8 +133,8 @@ class Accuracy:
         # 1e-9: a loss of exactly 0.2 points must not fail by rounding.
         if self.auroc_loss > MAX_AUROC_LOSS + 1e-9:
             wrong.append(
-                f"image AUROC falls from {self.expected_auroc:.4f} to {self.auroc:.4f}, by {100 * self.auroc_loss:.2f} "
-                f"points (allowed: {100 * MAX_AUROC_LOSS:g})"
+                f"image AUROC on {self.frames} check frames falls from {self.expected_auroc:.4f} to {self.auroc:.4f}, "
+                f"by {100 * self.auroc_loss:.2f} points (allowed: {100 * MAX_AUROC_LOSS:g})"
             )
         if self.flips > TOLERANCES[precision].flips + 1e-9:
             wrong.append(

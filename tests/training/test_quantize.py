@@ -133,7 +133,10 @@ class TestExport:
         code, _, stderr = export(run_folder, tmp_path / "out" / "b", "--quantize", "int8")
         assert code == 1
         # After one epoch it is chance which of the two the wrong scales ruin first.
-        assert re.search(r"image AUROC falls from .* \(allowed: 0\.2\)|verdicts change, .* \(allowed: 5%\)", stderr)
+        assert re.search(
+            r"image AUROC on \d+ check frames falls from .* \(allowed: 0\.2\)|verdicts change, .* \(allowed: 5%\)",
+            stderr,
+        )
         assert list((tmp_path / "out").iterdir()) == []
 
     def test_a_run_of_an_earlier_version(self, run_folder: Path, tmp_path: Path) -> None:

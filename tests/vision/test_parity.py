@@ -113,7 +113,8 @@ def test_a_lower_auroc_is_refused_with_both_figures(checked: Bundle) -> None:
     accuracy = checked.measure(Noisy(checked, 0.4), checked.check_frames())  # type: ignore[arg-type]
     assert accuracy.expected_auroc == 1.0
     with pytest.raises(
-        ParityError, match=r"AUROC falls from 1\.0000 to 0\.\d{4}, by \d+\.\d\d points \(allowed: 0\.2\)"
+        ParityError,
+        match=r"AUROC on \d+ check frames falls from 1\.0000 to 0\.\d{4}, by \d+\.\d\d points \(allowed: 0\.2\)",
     ):
         accuracy.check("bf16", "a test")
 
