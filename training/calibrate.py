@@ -181,7 +181,7 @@ class _Row:
 def _rows(detector: Detector, store: Pictures) -> Iterator[_Row]:
     device = next(detector.parameters()).device
     detector.eval()
-    for samples, pictures, masks in in_batches(store, detector.config.batch):
+    for samples, pictures, masks in in_batches(store, detector.config.inference_batch):
         outputs = detector(torch.from_numpy(pictures).to(device))
         none = outputs.class_logits.new_zeros(len(samples))
         maps = outputs.anomaly_map

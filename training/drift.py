@@ -45,6 +45,6 @@ def _embeddings(detector: Detector, frames: GoodPictures) -> FloatArray:
     detector.eval()
     parts = [
         detector(torch.from_numpy(batch).to(device)).embedding.cpu().numpy()
-        for batch in stacked(frames, detector.config.batch)
+        for batch in stacked(frames, detector.config.inference_batch)
     ]
     return np.concatenate(parts)

@@ -102,7 +102,13 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         tile_height=plan.tile[0] if plan.tile else 0,
         tile_width=plan.tile[1] if plan.tile else 0,
     )
-    identity = {"data_digest": data.digest, "model": config.as_dict(), "recipe": asdict(recipe), "seed": options.seed}
+    identity = {
+        "version": version("defectlens"),
+        "data_digest": data.digest,
+        "model": config.as_dict(),
+        "recipe": asdict(recipe),
+        "seed": options.seed,
+    }
     _open_folder(out, identity, resume=resume)
     say(recipe.why)
     say(plan.why)

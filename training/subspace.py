@@ -62,7 +62,7 @@ def _features(detector: Detector, frames: GoodPictures) -> list[Tensor]:
     device = next(detector.parameters()).device
     detector.eval()
     levels: list[list[Tensor]] = [[], []]
-    most = detector.config.piece_batch
+    most = detector.config.inference_piece_batch
     batches = math.ceil(len(frames) / most)
     for pictures in track(stacked(frames, most), "measuring good frames", total=batches, unit="batches"):
         features = detector.backbone(torch.from_numpy(pictures).to(device))[2:]

@@ -71,7 +71,7 @@ class Validation:
     def _run(self, detector: Detector, accelerator: Accelerator) -> list[dict[str, NDArray[np.float32]]]:
         detector.eval()
         rows = []
-        batch = detector.config.batch
+        batch = detector.config.inference_batch
         for start in range(0, len(self._frames), batch):
             frames = torch.from_numpy(np.stack(self._frames[start : start + batch])).to(accelerator.device)
             with accelerator.autocast():

@@ -272,7 +272,9 @@ def test_training_and_calibration_never_read_a_test_image(
     assert read == {sample.path for sample in data.train}
 
 
-def test_a_folder_with_another_run_is_never_overwritten(tmp_path: Path, options: TrainOptions) -> None:
+def test_a_folder_with_another_run_is_never_overwritten(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_folder(tmp_path / "data", train={"good": 24})
     _train(root, replace(options, epochs=1), tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
@@ -280,6 +282,9 @@ def test_a_folder_with_another_run_is_never_overwritten(tmp_path: Path, options:
         _train(root, options, tmp_path / "run")
     with pytest.raises(SettingsError, match=r"holds another run: .*recipe.* differ"):
         _train(root, options, tmp_path / "run", resume=True)
+    monkeypatch.setattr("training.run.version", lambda _: "99")
+    with pytest.raises(SettingsError, match="holds another run: version differ"):
+        _train(root, replace(options, epochs=1), tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 

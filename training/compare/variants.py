@@ -91,7 +91,7 @@ def run_trials(
 
     Raises:
         DataError: the data have no test part to compare on.
-        SettingsError: ``out`` holds a comparison of other data or options, or of another version that is not finished.
+        SettingsError: ``out`` holds a comparison of other data or options, or an unfinished one of another version.
     """
     if not data.test:
         raise DataError(f"{data.root} has no test images to compare on; add test/good/ and test/<defect>/")
@@ -115,19 +115,20 @@ def _is_done(folder: Path) -> bool:
 
 
 def _check_versions(folders: Sequence[Path]) -> None:
-    """What is there and what is still to train are of one version: another may train in another way."""
-    versions = {
-        folder: _run_document(folder)["manifest"]["provenance"]["defectlens"]
-        if _is_done(folder)
-        else version("defectlens")
-        for folder in folders
-    }
-    other = next((folder for folder in folders if versions[folder] != versions[folders[0]]), None)
-    if other is not None:
-        raise SettingsError(
-            f"a comparison is of one version of defectlens: {folders[0]} is of {versions[folders[0]]}, {other} of "
-            f"{versions[other]}; go on with the version that began, or give another --out"
-        )
+    """Raise ``SettingsError`` where runs that are there, finished or not, and those to come are of different released
+    versions: another may train in another way.
+    """
+    begun = [folder for folder in folders if (folder / RUN_FILE).is_file()]
+    versions = {str(folder): _run_document(folder).get("version", "an earlier version") for folder in begun}
+    if not all(_is_done(folder) for folder in folders):
+        versions["what is left to train"] = version("defectlens")
+    first, expected = next(iter(versions.items()))
+    for name, other in versions.items():
+        if other != expected:
+            raise SettingsError(
+                f"a comparison is of one version of defectlens: {first} is of {expected}, {name} of {other}; go on "
+                f"with {expected}, or give another --out"
+            )
 
 
 def _run_document(folder: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class _Answers:
 def _answers(detector: Detector, store: FrameStore) -> _Answers:
     detector.eval()
     predicted, scores = [], []
-    for _, pictures, _ in in_batches(store, detector.config.batch):
+    for _, pictures, _ in in_batches(store, detector.config.inference_batch):
         outputs = detector(torch.from_numpy(pictures))
         predicted.append(outputs.class_logits.argmax(dim=1).numpy())
         if outputs.anomaly_score is not None:

@@ -9,7 +9,7 @@ from vision.errors import SettingsError
 from vision.model.tiling import TileGrid
 from vision.preprocess import InputSpec
 
-# More at a time gains nothing on a CPU.
+# Bounds memory; not tuned for GPUs.
 _BATCH = 16
 
 
@@ -83,12 +83,12 @@ class ModelConfig:
         return (self.tile_height, self.tile_width) if self.tile_height else (self.height, self.width)
 
     @property
-    def batch(self) -> int:
+    def inference_batch(self) -> int:
         """How many frames go through the model at once where it learns nothing: 16, of large ones fewer."""
         return InputSpec(self.height, self.width).most_frames(_BATCH)
 
     @property
-    def piece_batch(self) -> int:
+    def inference_piece_batch(self) -> int:
         """The same for what it looks at piece by piece, see ``piece``."""
         return InputSpec(*self.piece).most_frames(_BATCH)
 

@@ -222,7 +222,15 @@ def test_the_command_trains_compares_and_goes_on_where_it_was(
     assert run(*words, "--seeds", "2").exit_code == 0, "what is finished can be reported by any version"
     result = run(*words, "--seeds", "3")
     assert result.exit_code == 2
-    assert "seed-2 of 99; go on with the version that began" in " ".join(result.stderr.split())
+    assert "what is left to train of 99; go on with 0." in " ".join(result.stderr.split())
+    begun = tmp_path / "out/lstm/seed-1"
+    begun.rename(tmp_path / "interrupted")
+    begun.mkdir()
+    document = json.loads((tmp_path / "interrupted/run.json").read_text())
+    (begun / "run.json").write_text(json.dumps({**document, "version": "98"}))
+    result = run(*words, "--seeds", "2")
+    assert result.exit_code == 2
+    assert "seed-1 of 98; go on with 0." in " ".join(result.stderr.split())
 
     words[words.index("--batch") + 1] = "4"
     result = run(*words, "--seeds", "1")
