@@ -48,6 +48,7 @@ class CheckFrames:
         both = self.expected.anomaly_score is not None and got.anomaly_score is not None
         return Accuracy(
             frames=len(self.frames),
+            pairs=int(self.is_defect.sum() * (~self.is_defect).sum()),
             flips=changed / len(self.frames),
             auroc=image_auroc(got.anomaly_score, self.is_defect) if both else None,  # type: ignore[arg-type]
             expected_auroc=image_auroc(self.expected.anomaly_score, self.is_defect) if both else None,  # type: ignore[arg-type]

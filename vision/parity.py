@@ -114,10 +114,12 @@ def _refuse_above(differences: dict[str, float], limits: dict[str, float], what:
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """How a model does on the check frames beside the expected one. ``flips`` is the share of frames whose verdict
-    changes; the AUROCs are None where the model has no anomaly score, or the frames are all of one kind.
+    changes; the AUROCs are None where the model has no anomaly score, or the frames are all of one kind. ``pairs`` is
+    the number of pairs of a good and a defective frame, whose order image AUROC counts.
     """
 
     frames: int
+    pairs: int
     flips: float
     auroc: float | None
     expected_auroc: float | None
@@ -134,7 +136,8 @@ class Accuracy:
         if self.auroc_loss > MAX_AUROC_LOSS + 1e-9:
             wrong.append(
                 f"image AUROC on {self.frames} check frames falls from {self.expected_auroc:.4f} to {self.auroc:.4f}, "
-                f"by {100 * self.auroc_loss:.2f} points (allowed: {100 * MAX_AUROC_LOSS:g})"
+                f"by {100 * self.auroc_loss:.2f} points (allowed: {100 * MAX_AUROC_LOSS:g}; one pair of a good and a "
+                f"defective frame in the wrong order is {100 / self.pairs:.2g}, and more images make more pairs)"
             )
         if self.flips > TOLERANCES[precision].flips + 1e-9:
             wrong.append(

@@ -33,6 +33,8 @@ MAX_PIXELS = 64_000_000
 
 # Of all frames of a batch; inner values of the network take some 400 bytes for each.
 _BATCH_PIXELS = 8 * 2**20
+# Not tuned for GPUs.
+_INFERENCE_BATCH = 16
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -78,6 +80,11 @@ class InputSpec:
         more of them are no faster.
         """
         return max(1, min(wanted, _BATCH_PIXELS // (self.height * self.width)))
+
+    @property
+    def inference_batch(self) -> int:
+        """How many frames go through a model at once where it learns nothing: 16, of large ones fewer."""
+        return self.most_frames(_INFERENCE_BATCH)
 
     @property
     def goes_alone(self) -> bool:

@@ -134,7 +134,7 @@ class TestExport:
         assert code == 1
         # After one epoch it is chance which of the two the wrong scales ruin first.
         assert re.search(
-            r"image AUROC on \d+ check frames falls from .* \(allowed: 0\.2\)|verdicts change, .* \(allowed: 5%\)",
+            r"image AUROC on \d+ check frames falls from .* \(allowed: 0\.2;|verdicts change, .* \(allowed: 5%\)",
             stderr,
         )
         assert list((tmp_path / "out").iterdir()) == []

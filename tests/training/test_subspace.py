@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,15 @@ def test_more_frames_bring_new_parts_nearer_and_leave_the_yardstick(
     ]
 
 
-def test_large_frames_are_measured_one_at_a_time(
-    fitted: tuple[Detector, FrameStore, FrameStore], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("tiles", "at_once"), [({}, 1), ({"tile_height": 96, "tile_width": 128}, 4)])
+def test_large_frames_are_measured_one_at_a_time_and_their_tiles_more_at_once(
+    fitted: tuple[Detector, FrameStore, FrameStore],
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: dict[str, int],
+    at_once: int,
 ) -> None:
     detector, known, new = fitted
+    detector.config = replace(detector.config, height=192, width=256, **tiles)
     real, batches = Backbone.forward, []
 
     def counted(self: Backbone, frames: torch.Tensor) -> list[torch.Tensor]:
@@ -113,8 +119,8 @@ def test_large_frames_are_measured_one_at_a_time(
     monkeypatch.setattr(Backbone, "forward", counted)
     monkeypatch.setattr("vision.preprocess._BATCH_PIXELS", detector.config.height * detector.config.width)
     fit_subspace(detector, [known, new], again=True)
-    assert set(batches) == {1}
-    assert len(batches) == len(known) + len(new)
+    assert set(batches) == {at_once}
+    assert sum(batches) == len(known) + len(new)
 
 
 def test_good_frames_that_are_all_alike_do_not_make_a_measure_of_rounding(

@@ -29,7 +29,6 @@ from vision.preprocess import InputSpec
 from vision.types import FloatArray
 
 PROGRESS = "progress"
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def measure_one(subject: Subject, engine: FrameEngine, detector: Detector | None
         maps |= torch_maps(detector, frame[None], reference[None], [subject.target])
     planes = {name: maps[name][0] for name in METHODS if name in maps}
     grid = (frame.shape[0] // PATCH, frame.shape[1] // PATCH)
-    batch = InputSpec(*frame.shape[:2]).most_frames(_BATCH)
+    batch = InputSpec(*frame.shape[:2]).inference_batch
     score: Score
     if detector is not None and detector.reconstruction is not None:
         score = feature_score(detector, frame, reference, batch)

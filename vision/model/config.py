@@ -9,9 +9,6 @@ from vision.errors import SettingsError
 from vision.model.tiling import TileGrid
 from vision.preprocess import InputSpec
 
-# Bounds memory; not tuned for GPUs.
-_BATCH = 16
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -84,13 +81,13 @@ class ModelConfig:
 
     @property
     def inference_batch(self) -> int:
-        """How many frames go through the model at once where it learns nothing: 16, of large ones fewer."""
-        return InputSpec(self.height, self.width).most_frames(_BATCH)
+        """How many frames go through the model at once where it learns nothing."""
+        return InputSpec(self.height, self.width).inference_batch
 
     @property
     def inference_piece_batch(self) -> int:
         """The same for what it looks at piece by piece, see ``piece``."""
-        return InputSpec(*self.piece).most_frames(_BATCH)
+        return InputSpec(*self.piece).inference_batch
 
     @property
     def defect_classes(self) -> tuple[str, ...]:
