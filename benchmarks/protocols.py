@@ -1,13 +1,15 @@
 """Draw the data sets of the protocols in docs/experiments.md.
 
     python -m benchmarks.protocols few --data magnetic_tile --out FEW
+    python -m benchmarks.protocols few --data magnetic_tile --folds FILE --fold 0 --out FEW0
     python -m benchmarks.protocols defects --data magnetic_tile --folds FILE --fold 0 --per-class 20 --out DEFECTS
     python -m benchmarks.protocols random --data elpv --cut 4 --out FILE
 
-``few`` and ``twelve`` label five and twelve masked defects of each class, ``no-masks`` takes the masks of training
-images away, ``defects`` leaves the good images out and, with ``--per-class N``, all but N masked ones of each class to
-learn from, ``strips`` and ``boards`` put five and forty parts together to frames without a good class, and ``random``
-writes a folds file that deals all images out at random. The same input gives the same data set.
+``few`` labels five masked defects of each class (``--per-class N``), with ``--folds`` of parts that are not measured,
+``no-masks`` takes the masks of training images away, ``defects`` leaves the good images out and, with ``--per-class
+N``, all but N masked ones of each class to learn from, ``strips`` and ``boards`` put five and forty parts together to
+frames without a good class, and ``random`` writes a folds file that deals all images out at random. The same input
+gives the same data set.
 """
 
 from __future__ import annotations
@@ -26,22 +28,22 @@ from training.layout import GOOD, Found, parse_folds, read_folds, read_layout
 from training.scan import Source
 from vision.errors import DataError
 
-FEW, TWELVE = 5, 12
+FEW = 5
 
 
-def few(sources: Sequence[Source], out: Path) -> None:
-    """The good images as they lie; of each defect class ``FEW`` masked images to learn from, all others to measure."""
-    chosen = set(_chosen([one for one in sources if one.label != GOOD], FEW))
+def few(sources: Sequence[Source], out: Path, per_class: int | None = None) -> None:
+    """The good images as they lie; of each defect class ``per_class`` masked images to learn from.
+
+    They are those of other folds. Where there are no folds they are taken from the images to measure, and others of the
+    same parts are left there.
+    """
+    defective = [one for one in sources if one.label != GOOD]
+    elsewhere = [one for one in defective if one.side == "train"]
+    chosen = set(_chosen(elsewhere or defective, per_class or FEW))
     for one in sources:
-        _copy(one, out, one.side if one.label == GOOD else "train" if one in chosen else "test", mask=True)
-
-
-def twelve(sources: Sequence[Source], out: Path) -> None:
-    """The fold to measure; of the others the good images and ``TWELVE`` masked defects of each class."""
-    for one in _chosen([one for one in sources if one.side == "train" and one.label != GOOD], TWELVE):
-        _copy(one, out, "train", mask=True)
-    for one in sources:
-        if one.side == "test" or one.label == GOOD:
+        if one in chosen:
+            _copy(one, out, "train", mask=True)
+        elif one.side == "test" or one.label == GOOD:
             _copy(one, out, one.side, mask=True)
 
 
@@ -74,12 +76,10 @@ def random_folds(sources: Sequence[Source], out: Path, count: int) -> None:
 
 
 PROTOCOLS = {
-    "few": few,
-    "twelve": twelve,
     "no-masks": no_masks,
-    "defects": defects,
     "boards": boards,
 }
+_PER_CLASS = {"few": few, "defects": defects}
 _STRIPS, _RANDOM = "strips", "random"
 _WITHOUT_FOLDS = ("few", _RANDOM)
 
@@ -125,8 +125,8 @@ def main() -> None:
         strips(_by_fold(found.sources, options.folds), partial)
     elif options.protocol == _RANDOM:
         random_folds(found.sources, partial, options.cut)
-    elif options.per_class is not None:
-        defects(found.sources, partial, options.per_class)
+    elif options.protocol in _PER_CLASS:
+        _PER_CLASS[options.protocol](found.sources, partial, options.per_class)
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
     partial.rename(options.out)
@@ -134,20 +134,22 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*PROTOCOLS, _STRIPS, _RANDOM))
+    parser.add_argument("protocol", choices=(*_PER_CLASS, *PROTOCOLS, _STRIPS, _RANDOM))
     parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
-    parser.add_argument("--folds", type=Path, help="folds file; for all but few and random")
+    parser.add_argument("--folds", type=Path, help="folds file; the fold to measure is one of it; few can go without")
     parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
     parser.add_argument("--cut", type=int, default=5, metavar="N", help="of random: into so many folds (default 5)")
-    parser.add_argument("--per-class", type=int, metavar="N", help="of defects: learn from so many of each class")
+    parser.add_argument(
+        "--per-class", type=int, metavar="N", help=f"learn from so many of each class; of few {FEW}, of defects all"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
     options = parser.parse_args()
     if options.out.exists():
         raise SystemExit(f"{options.out} is there already; give another --out")
     if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
         raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
-    if options.per_class is not None and options.protocol != "defects":
-        raise SystemExit(f"--per-class goes with defects alone, not with {options.protocol}")
+    if options.per_class is not None and options.protocol not in _PER_CLASS:
+        raise SystemExit(f"--per-class goes with {' and '.join(_PER_CLASS)}, not with {options.protocol}")
     if options.per_class is not None and options.per_class < 1:
         raise SystemExit(f"--per-class must be at least 1; got {options.per_class}")
     if options.cut < 2:
@@ -160,7 +162,7 @@ def _found(options: argparse.Namespace) -> Found:
         if options.protocol != _RANDOM:
             raise SystemExit(f"{ELPV} goes with {_RANDOM} alone; give a folder in the MVTec layout")
         return Found(read_elpv(find_elpv()))
-    if options.protocol in _WITHOUT_FOLDS:
+    if options.folds is None or options.protocol == _RANDOM:
         return read_layout(Path(options.data))
     return read_folds(Path(options.data), options.folds, options.fold)
 

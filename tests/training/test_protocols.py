@@ -39,6 +39,23 @@ def test_few_labels_five_defects_of_each_class(tmp_path: Path, monkeypatch: pyte
     }
 
 
+def test_few_labels_of_other_folds_leave_the_fold_to_measure_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = _spotted_parts(tmp_path, spot=20)
+    out = tmp_path / "few"
+    arguments = ["--data", tmp_path / "data", "--folds", listed, "--fold", "0", "--per-class", "3"]
+    _draw(monkeypatch, "few", *arguments, "--out", out)
+    assert _count(out) == {
+        "ground_truth/crack": 7,
+        "test/crack": 4,
+        "test/good": 4,
+        "train/crack": 3,
+        "train/good": 4,
+    }
+    assert {path.name for path in (out / "test/crack").iterdir()} == {f"crack{index}.png" for index in range(4)}
+
+
 def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_folder(tmp_path / "data", train={"good": 4}, test={"crack": 4})
     with pytest.raises(SystemExit, match="crack has 4 images whose mask marks something; 5 are needed"):
@@ -69,7 +86,7 @@ def test_of_defects_alone_so_many_of_each_class_are_learned_from_and_all_of_the_
         with pytest.raises(SystemExit, match=why):
             _draw(monkeypatch, "defects", *arguments, "--per-class", asked, "--out", tmp_path / asked)
         assert not (tmp_path / asked).exists()
-    with pytest.raises(SystemExit, match="--per-class goes with defects alone, not with no-masks"):
+    with pytest.raises(SystemExit, match="--per-class goes with few and defects, not with no-masks"):
         _draw(monkeypatch, "no-masks", *arguments, "--per-class", "3", "--out", tmp_path / "wrong")
 
 
