@@ -31,15 +31,13 @@ from vision.errors import DataError
 FEW = 5
 
 
-def few(sources: Sequence[Source], out: Path, per_class: int | None = None) -> None:
+def few(sources: Sequence[Source], out: Path, per_class: int, *, by_folds: bool) -> None:
     """The good images as they lie; of each defect class ``per_class`` masked images to learn from.
 
-    They are those of other folds. Where there are no folds they are taken from the images to measure, and others of the
-    same parts are left there.
+    With ``by_folds`` they are of other folds than the one that is measured. Otherwise all other defective images are
+    measured, among them some that show the same parts as those.
     """
-    defective = [one for one in sources if one.label != GOOD]
-    elsewhere = [one for one in defective if one.side == "train"]
-    chosen = set(_chosen(elsewhere or defective, per_class or FEW))
+    chosen = set(_chosen(sources, per_class, [one for one in sources if one.side == "train" or not by_folds]))
     for one in sources:
         if one in chosen:
             _copy(one, out, "train", mask=True)
@@ -57,7 +55,7 @@ def defects(sources: Sequence[Source], out: Path, per_class: int | None = None) 
     """Defective images alone, with their masks; of those to learn from, ``per_class`` of each class."""
     there = [one for one in sources if one.label != GOOD]
     if per_class is not None:
-        learned = _chosen([one for one in there if one.side == "train"], per_class)
+        learned = _chosen(there, per_class, [one for one in there if one.side == "train"])
         there = [*learned, *(one for one in there if one.side == "test")]
     for one in there:
         _copy(one, out, one.side, mask=True)
@@ -79,14 +77,15 @@ PROTOCOLS = {
     "no-masks": no_masks,
     "boards": boards,
 }
-_PER_CLASS = {"few": few, "defects": defects}
-_STRIPS, _RANDOM = "strips", "random"
-_WITHOUT_FOLDS = ("few", _RANDOM)
+_FEW, _DEFECTS, _STRIPS, _RANDOM = "few", "defects", "strips", "random"
+_PER_CLASS = (_FEW, _DEFECTS)
+_WITHOUT_FOLDS = (_FEW, _RANDOM)
 
 
-def _chosen(defective: Sequence[Source], count: int) -> Iterator[Source]:
-    for label in sorted({one.label for one in defective}):
-        marked = (one for one in defective if one.label == label and is_marked(one))
+def _chosen(measured_too: Sequence[Source], count: int, among: Sequence[Source]) -> Iterator[Source]:
+    """``count`` masked images of each defect class, whether it is among ``among`` or only among what is measured."""
+    for label in sorted({one.label for one in measured_too} - {GOOD}):
+        marked = (one for one in among if one.label == label and is_marked(one))
         of_class = sorted(marked, key=lambda one: one.path)
         if len(of_class) < count:
             raise SystemExit(f"{label} has {len(of_class)} images whose mask marks something; {count} are needed")
@@ -125,8 +124,10 @@ def main() -> None:
         strips(_by_fold(found.sources, options.folds), partial)
     elif options.protocol == _RANDOM:
         random_folds(found.sources, partial, options.cut)
-    elif options.protocol in _PER_CLASS:
-        _PER_CLASS[options.protocol](found.sources, partial, options.per_class)
+    elif options.protocol == _FEW:
+        few(found.sources, partial, options.per_class or FEW, by_folds=options.folds is not None)
+    elif options.protocol == _DEFECTS:
+        defects(found.sources, partial, options.per_class)
     else:
         PROTOCOLS[options.protocol](found.sources, partial)
     partial.rename(options.out)
@@ -136,11 +137,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=(*_PER_CLASS, *PROTOCOLS, _STRIPS, _RANDOM))
     parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
-    parser.add_argument("--folds", type=Path, help="folds file; the fold to measure is one of it; few can go without")
-    parser.add_argument("--fold", type=int, default=0, help="the fold to measure")
+    parser.add_argument("--folds", type=Path, help="folds file, of which one fold is measured; few can go without")
+    parser.add_argument("--fold", type=int, help="the fold to measure (default 0)")
     parser.add_argument("--cut", type=int, default=5, metavar="N", help="of random: into so many folds (default 5)")
     parser.add_argument(
-        "--per-class", type=int, metavar="N", help=f"learn from so many of each class; of few {FEW}, of defects all"
+        "--per-class",
+        type=int,
+        metavar="N",
+        help=f"of few and defects: learn from so many masked images of each class (default {FEW}; of defects all)",
     )
     parser.add_argument("--out", type=Path, required=True, help="a new folder; of random, a new file")
     options = parser.parse_args()
@@ -148,6 +152,8 @@ def _options() -> argparse.Namespace:
         raise SystemExit(f"{options.out} is there already; give another --out")
     if options.protocol not in _WITHOUT_FOLDS and options.folds is None:
         raise SystemExit(f"{options.protocol} measures on one fold; give --folds FILE")
+    if options.fold is not None and options.folds is None:
+        raise SystemExit("--fold says which fold of a file is measured; give --folds FILE, too")
     if options.per_class is not None and options.protocol not in _PER_CLASS:
         raise SystemExit(f"--per-class goes with {' and '.join(_PER_CLASS)}, not with {options.protocol}")
     if options.per_class is not None and options.per_class < 1:
@@ -164,7 +170,7 @@ def _found(options: argparse.Namespace) -> Found:
         return Found(read_elpv(find_elpv()))
     if options.folds is None or options.protocol == _RANDOM:
         return read_layout(Path(options.data))
-    return read_folds(Path(options.data), options.folds, options.fold)
+    return read_folds(Path(options.data), options.folds, options.fold or 0)
 
 
 if __name__ == "__main__":

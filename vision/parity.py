@@ -137,7 +137,7 @@ class Accuracy:
             wrong.append(
                 f"image AUROC on {self.frames} check frames falls from {self.expected_auroc:.4f} to {self.auroc:.4f}, "
                 f"by {100 * self.auroc_loss:.2f} points (allowed: {100 * MAX_AUROC_LOSS:g}; one pair of a good and a "
-                f"defective frame in the wrong order is {100 / self.pairs:.2g}, and more images make more pairs)"
+                f"defective frame in the wrong order is {100 / self.pairs:.2g} points)"
             )
         if self.flips > TOLERANCES[precision].flips + 1e-9:
             wrong.append(

@@ -54,6 +54,20 @@ def test_few_labels_of_other_folds_leave_the_fold_to_measure_whole(
         "train/good": 4,
     }
     assert {path.name for path in (out / "test/crack").iterdir()} == {f"crack{index}.png" for index in range(4)}
+    with pytest.raises(SystemExit, match="give --folds FILE, too"):
+        _draw(monkeypatch, "few", "--data", tmp_path / "data", "--fold", "0", "--out", tmp_path / "unsaid")
+
+
+def test_a_class_that_only_the_fold_to_measure_has_makes_no_few_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_folder(tmp_path / "data", test={"good": 4, "crack": 4, "fray": 2})
+    named = {label: sorted(path.name for path in (data / "test" / label).iterdir()) for label in ("good", "crack")}
+    folds = {"0": {label: files[:2] for label, files in named.items()}, "1": {k: v[2:] for k, v in named.items()}}
+    folds["0"]["fray"] = sorted(path.name for path in (data / "test" / "fray").iterdir())
+    listed = write_folds(tmp_path / "folds.json", folds)
+    with pytest.raises(SystemExit, match="fray has 0 images whose mask marks something; 2 are needed"):
+        _draw(monkeypatch, "few", "--data", data, "--folds", listed, "--per-class", "2", "--out", tmp_path / "few")
 
 
 def test_too_few_masked_defects_make_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

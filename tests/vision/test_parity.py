@@ -115,7 +115,7 @@ def test_a_lower_auroc_is_refused_with_both_figures(checked: Bundle) -> None:
     with pytest.raises(
         ParityError,
         match=r"AUROC on \d+ check frames falls from 1\.0000 to 0\.\d{4}, by \d+\.\d\d points \(allowed: 0\.2; "
-        r"one pair of a good and a defective frame in the wrong order is 0\.25, and more images",
+        r"one pair of a good and a defective frame in the wrong order is 0\.25 points\)",
     ):
         accuracy.check("bf16", "a test")
 
