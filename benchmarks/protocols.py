@@ -82,9 +82,9 @@ _PER_CLASS = (_FEW, _DEFECTS)
 _WITHOUT_FOLDS = (_FEW, _RANDOM)
 
 
-def _chosen(measured_too: Sequence[Source], count: int, among: Sequence[Source]) -> Iterator[Source]:
-    """``count`` masked images of each defect class, whether it is among ``among`` or only among what is measured."""
-    for label in sorted({one.label for one in measured_too} - {GOOD}):
+def _chosen(sources: Sequence[Source], count: int, among: Sequence[Source]) -> Iterator[Source]:
+    """``count`` masked images of ``among`` for each defect class of ``sources``."""
+    for label in sorted({one.label for one in sources} - {GOOD}):
         marked = (one for one in among if one.label == label and is_marked(one))
         of_class = sorted(marked, key=lambda one: one.path)
         if len(of_class) < count:
