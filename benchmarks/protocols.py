@@ -73,13 +73,10 @@ def random_folds(sources: Sequence[Source], out: Path, count: int) -> None:
     out.write_text(json.dumps({"folds": folds}, indent=1) + "\n", encoding="utf-8")
 
 
-PROTOCOLS = {
-    "no-masks": no_masks,
-    "boards": boards,
-}
-_FEW, _DEFECTS, _STRIPS, _RANDOM = "few", "defects", "strips", "random"
-_PER_CLASS = (_FEW, _DEFECTS)
-_WITHOUT_FOLDS = (_FEW, _RANDOM)
+_RANDOM = "random"
+PROTOCOLS = ("few", "no-masks", "defects", "strips", "boards", _RANDOM)
+_PER_CLASS = ("few", "defects")
+_WITHOUT_FOLDS = ("few", _RANDOM)
 
 
 def _chosen(sources: Sequence[Source], count: int, among: Sequence[Source]) -> Iterator[Source]:
@@ -120,22 +117,29 @@ def main() -> None:
     partial = options.out.with_name(f"{options.out.name}.partial")  # so that a draw that failed is not taken for one
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    if options.protocol == _STRIPS:
-        strips(_by_fold(found.sources, options.folds), partial)
-    elif options.protocol == _RANDOM:
-        random_folds(found.sources, partial, options.cut)
-    elif options.protocol == _FEW:
-        few(found.sources, partial, options.per_class or FEW, by_folds=options.folds is not None)
-    elif options.protocol == _DEFECTS:
-        defects(found.sources, partial, options.per_class)
-    else:
-        PROTOCOLS[options.protocol](found.sources, partial)
+    _draw(options, found.sources, partial)
     partial.rename(options.out)
+
+
+def _draw(options: argparse.Namespace, sources: Sequence[Source], out: Path) -> None:
+    match options.protocol:
+        case "few":
+            few(sources, out, options.per_class or FEW, by_folds=options.folds is not None)
+        case "no-masks":
+            no_masks(sources, out)
+        case "defects":
+            defects(sources, out, options.per_class)
+        case "strips":
+            strips(_by_fold(sources, options.folds), out)
+        case "boards":
+            boards(sources, out)
+        case "random":
+            random_folds(sources, out, options.cut)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=(*_PER_CLASS, *PROTOCOLS, _STRIPS, _RANDOM))
+    parser.add_argument("protocol", choices=PROTOCOLS)
     parser.add_argument("--data", required=True, help="folder in the MVTec layout; for random, also the word elpv")
     parser.add_argument("--folds", type=Path, help="folds file, of which one fold is measured; few can go without")
     parser.add_argument("--fold", type=int, help="the fold to measure (default 0)")
