@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.images import make_folder
 from training import export as export_module
 from training.data import read_data
-from training.export import check_parity, export_bundle
+from training.export import OPSET, check_parity, export_bundle
 from training.options import TrainOptions
 from training.run import Run, load_run, train_run
 from training.torch_engine import TorchEngine
@@ -21,6 +22,7 @@ from vision.drift.reference import REFERENCE, bundle_reference
 from vision.engine import open_engine
 from vision.engine_onnxruntime import CpuEngine
 from vision.errors import ParityError, SettingsError
+from vision.model.mixers import Block
 from vision.parity import MAP_TOLERANCE, SCORE_TOLERANCE
 from vision.types import OUTPUT_NAMES, ModelOutputs
 
@@ -145,3 +147,29 @@ def test_rows_that_influence_each_other_are_found(
     monkeypatch.setattr(CpuEngine, "run", mixed_up)
     with pytest.raises(ParityError, match="class_logits differs"):
         check_parity(reference, engine, run.golden)
+
+
+class _Dense(torch.nn.Module):
+    """A block of dense attention over so many tokens that all pairs of them would fill a line PC."""
+
+    grid = (41, 33)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block("dense", 8, 1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.block(tokens, self.grid))
+
+
+def test_a_graph_of_dense_attention_never_holds_all_pairs_of_a_large_frame() -> None:
+    length = _Dense.grid[0] * _Dense.grid[1]
+    program = torch.onnx.export(
+        _Dense().eval(), (torch.randn(1, length, 8),), dynamo=True, opset_version=OPSET, verbose=False
+    )
+    assert program is not None
+    shapes = [
+        [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in program.model_proto.graph.value_info
+    ]
+    assert any(shape[-1:] == [length] for shape in shapes)  # keys
+    assert not any(shape[-2:] == [length, length] for shape in shapes)
