@@ -14,6 +14,7 @@ from training.data import read_data
 from training.drawn import Overlays
 from training.evaluate import evaluate as evaluate_predictor
 from training.export import export_bundle
+from training.mixer_choice import CHOICES as MIXER_CHOICES
 from training.options import PRESETS, TrainOptions
 from training.predictor import BundlePredictor, EnginePredictor, Predictor
 from training.run import load_run, renamed, train_run
@@ -23,7 +24,6 @@ from vision.console import exits_cleanly, finish, json_option, say, set_up_loggi
 from vision.engine import PRECISIONS, Precision
 from vision.errors import DataError, SettingsError
 from vision.model.backbone import DEFAULT_BACKBONE
-from vision.model.mixers import MIXERS
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -104,7 +104,13 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the run; must not hold another one.")
 @budget_options
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same split and the same model.")
-@click.option("--mixer", type=click.Choice(list(MIXERS)), default="dense", show_default=True, help="Token mixer.")
+@click.option(
+    "--mixer",
+    type=click.Choice(list(MIXER_CHOICES)),
+    default="auto",
+    show_default=True,
+    help="Token mixer. auto: dense attention, and sparse where a frame, or a tile of it, has more than 512x512 px.",
+)
 @click.option("--flips/--no-flips", default=None, help="Mirror frames. Default: only with labelled defects.")
 @click.option(
     "--reconstruction",

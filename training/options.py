@@ -70,7 +70,7 @@ class TrainOptions:
     seed: int = 0
     device: Device = "auto"
     flips: bool | None = None
-    mixer: str = "dense"
+    mixer: str = "auto"
     heads: int = 8
     patience: int | None = None
     reconstruction: bool = False

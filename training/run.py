@@ -20,6 +20,7 @@ from training.calibrate import calibrate
 from training.data import DataSet, Sample, frame_shapes
 from training.drift import drift_reference
 from training.loop import make_accelerator, parameters
+from training.mixer_choice import choose_mixer
 from training.options import PRESETS, TrainOptions, choose_recipe
 from training.probes import Probes, choose_probes, in_turns
 from training.resources import peak_mib
@@ -87,6 +88,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         options.tile, one, found, few_labels=not recipe.tune_backbone, size_asked=options.size is not None
     )
     spec = plan.spec
+    mixer, why_mixer = choose_mixer(options.mixer, plan.tile or (spec.height, spec.width))
     config = ModelConfig(
         backbone=options.backbone,
         height=spec.height,
@@ -95,7 +97,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
         good_class=data.good_class,
         reconstruction=recipe.reconstruction,
         class_map=recipe.class_map,
-        mixer=options.mixer,
+        mixer=mixer,
         heads=options.heads,
         guided_readout=data.good_class is not None or recipe.class_map,
         subspace=recipe.subspace,
@@ -112,6 +114,8 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
     _open_folder(out, identity, resume=resume)
     say(recipe.why)
     say(plan.why)
+    if why_mixer:
+        say(why_mixer)
     say(
         f"{len(parts.train)} images for training, {len(parts.validation)} for validation, {len(surely_good)} for "
         f"calibration; input {spec.width}x{spec.height} px"
