@@ -30,7 +30,7 @@ from vision.console import say
 from vision.decision import OperatingPoint
 from vision.errors import DataError
 from vision.model.config import ModelConfig
-from vision.model.detector import Detector
+from vision.model.detector import NO_FLOOR, Detector
 from vision.postprocess import ANOMALY
 
 # All signals are standardised; without real defects nothing speaks for one of them.
@@ -40,6 +40,10 @@ SUBSPACE_WEIGHT = 1.0
 # often of the parts that trained the model and need it less than new parts do, so they do not choose its weight.
 LABELLED_SUBSPACE_WEIGHT = 0.25
 _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+# Where good frames foresee so much of new good ones, what is left of a frame shows defects of kinds that no synthetic
+# one resembles; a mask head that has seen no others speaks against them by so many standard deviations at most
+# (docs/decisions/0040).
+_FORESEEN, _MOST_AGAINST = 0.55, -2.0
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,22 @@ class Fitted:
     pixel_source: str
 
 
-def fit_on_validation(detector: Detector, recipe: Recipe, validation: FrameStore, *, good_stand_for: int = 1) -> Fitted:
+def fit_on_validation(
+    detector: Detector,
+    recipe: Recipe,
+    validation: FrameStore,
+    *,
+    foreseen: float | None = None,
+    good_stand_for: int = 1,
+) -> Fitted:
     """Set the detector's combination, and find what else is chosen on validation frames.
 
     Args:
+        foreseen: how much of new good frames the others foresee, as ``fit_subspace`` found.
         good_stand_for: of how many good images each good one of ``validation`` was taken (``Split.good_stand_for``).
     """
     config = detector.config
-    weight = _combine(detector, recipe, validation)
+    weight = _combine(detector, recipe, validation, foreseen)
     rows = list(_rows(detector, validation))
     pixels, source = _pixel_thresholds(rows, config), "best pixel F1 on validation masks"
     if pixels.usual is None and config.good_class is None and config.localizes:
@@ -213,7 +225,7 @@ def _rows(detector: Detector, store: Pictures) -> Iterator[_Row]:
             )
 
 
-def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> float:
+def _combine(detector: Detector, recipe: Recipe, validation: FrameStore, foreseen: float | None) -> float:
     """Set the combination; the weight of the mask signal."""
     if not recipe.reconstruction and not recipe.subspace:
         detector.set_combination((0.0, 1.0), (0.0, 0.0), (1.0, 1.0))
@@ -233,7 +245,11 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore) -> floa
                 scaled @ np.where(np.arange(len(weights)) == 1, candidate, weights), truth
             ),
         )
-    detector.set_combination(weights.tolist(), center.tolist(), scale.tolist())
+    floor = NO_FLOOR
+    if foreseen is not None and foreseen >= _FORESEEN and not truth.any() and not recipe.reconstruction:
+        floor = _MOST_AGAINST
+        say(f"good frames foresee {foreseen:.0%} of new ones: the mask head may say little against a defect")
+    detector.set_combination(weights.tolist(), center.tolist(), scale.tolist(), mask_floor=floor)
     return float(weights[1])
 
 

@@ -88,8 +88,10 @@ class Rounds:
         first = self._trainer(shown_first, epochs, validation, self._run, later=again).fit(resume=resume)
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
-        fit_subspace(detector, pieces([self._train], config))
-        fitted = fit_on_validation(detector, self._recipe, self._validation, good_stand_for=self._good_stand_for)
+        foreseen = fit_subspace(detector, pieces([self._train], config))
+        fitted = fit_on_validation(
+            detector, self._recipe, self._validation, foreseen=foreseen, good_stand_for=self._good_stand_for
+        )
         if not again:
             return Learned(fitted, first.best_epoch, first.best, first.epoch, first.seconds)
         detector.readout.lower([-logit for logit in too_high])

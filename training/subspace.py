@@ -22,15 +22,20 @@ _HELD_OUT = 4
 
 
 @torch.no_grad()
-def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool = False) -> None:
+def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool = False) -> float | None:
     """Set the detector's subspace from the surely good frames (or tiles) of ``stores``; nothing where it has none.
 
     Args:
         again: with more frames than before; what counts as far stays as it is, so that thresholds keep their meaning.
+
+    Returns:
+        How much of new good frames the others foresee, 1 being all: the share of the variance of their features of
+        stride 16 that is in the patterns of the others. None where no frame was held out to see it.
     """
     subspace = detector.subspace
     if subspace is None:
-        return
+        return None
+    foreseen: list[float] = []
     good = GoodPictures(stores, detector.config.good_class, at_most=_MOST_FRAMES)
     for level, features in enumerate(_features(detector, good)):
         scale = channel_scales(features.std(dim=(0, 2, 3)))
@@ -43,6 +48,8 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
             left = rest(rows[held], principal(rows[~held], subspace.components))
             distances = left.reshape(-1, *features.shape[1:]).square().mean(dim=1).sqrt()
             subspace.set_spread(level, float(distances.mean()), float(distances.std()))
+            foreseen.append(1.0 - float(left.square().sum() / rows[held].square().sum().clamp(min=1e-12)))
+    return foreseen[0] if foreseen else None
 
 
 def principal(rows: Tensor, count: int) -> Tensor:

@@ -21,7 +21,7 @@ from vision.calibration.images import ScoredImages
 from vision.decision import OperatingPoint, decide
 from vision.errors import DataError
 from vision.model.config import ModelConfig
-from vision.model.detector import Detector
+from vision.model.detector import NO_FLOOR, Detector
 from vision.preprocess import InputSpec
 from vision.types import Verdict
 
@@ -85,6 +85,23 @@ def test_signals_are_scaled_by_the_good_validation_frames(tmp_path: Path, option
             scores = detector.eval()(frames).anomaly_score.numpy()
         assert scores.mean() == pytest.approx(0, abs=1e-3)
         assert scores.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "foreseen", "floor"),
+    [
+        ({"good": 60}, 0.7, -2.0),
+        ({"good": 60}, 0.5, NO_FLOOR),  # such as surfaces that never lie alike
+        ({"good": 60}, None, NO_FLOOR),
+        ({"good": 60, "crack": 10}, 0.7, NO_FLOOR),  # labels show what is no defect
+    ],
+)
+def test_a_mask_head_says_little_against_a_defect_of_parts_that_the_subspace_foresees(
+    tmp_path: Path, options: TrainOptions, labels: dict[str, int], foreseen: float | None, floor: float
+) -> None:
+    detector, recipe, validation, _ = _parts(make_folder(tmp_path, train=labels), options)
+    fit_on_validation(detector, recipe, validation, foreseen=foreseen)
+    assert float(detector.mask_floor) == floor
 
 
 def test_real_defects_choose_the_weight_of_the_mask_signal(tmp_path: Path, options: TrainOptions) -> None:

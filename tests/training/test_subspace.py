@@ -86,6 +86,28 @@ def test_known_frames_lie_nearer_than_new_ones_and_those_nearer_than_damaged_one
     assert near < further < far
 
 
+def test_frames_that_lie_alike_foresee_each_other_and_noise_does_not(tmp_path: Path, tiny_weights: Path) -> None:
+    detector, data = _detector(tmp_path, tiny_weights, subspace=8)
+    rng = np.random.default_rng(0)
+    part, light = rng.integers(60, 190, (96, 128, 3)), np.linspace(-50, 50, 24)
+
+    class Pictures(FrameStore):
+        def __init__(self, *, alike: bool) -> None:
+            super().__init__(data.train, InputSpec(96, 128))
+            self._alike = alike
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            new = rng.integers(60, 190, part.shape)
+            frame = part + light[index] + 0.02 * new if self._alike else new
+            return frame.clip(0, 255).astype(np.uint8), np.zeros(part.shape[:2], np.uint8)
+
+    alike, noise = (fit_subspace(detector, [Pictures(alike=value)]) for value in (True, False))
+    assert alike is not None
+    assert noise is not None
+    assert noise < 0.3 < 0.8 < alike <= 1.0
+    assert fit_subspace(detector, [Pictures(alike=True)], again=True) is None
+
+
 def test_more_frames_bring_new_parts_nearer_and_leave_the_yardstick(
     fitted: tuple[Detector, FrameStore, FrameStore],
 ) -> None:

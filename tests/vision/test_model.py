@@ -132,8 +132,21 @@ def test_the_combination_weighs_and_scales_both_signals() -> None:
     size = tuple(outputs.mask_logits.shape[-2:])
     rebuilt = detector.reconstruction_map(outputs.distances, size)
     detector.set_combination((1.0, 0.5), (2.0, -3.0), (0.25, 4.0))
-    expected = (rebuilt - 2.0) / 0.25 + 0.5 * (outputs.mask_logits[:, 0] + 3.0) / 4.0
+    scaled = (outputs.mask_logits[:, 0] + 3.0) / 4.0
+    expected = (rebuilt - 2.0) / 0.25 + 0.5 * scaled
     torch.testing.assert_close(detector(batch).anomaly_map, expected, atol=1e-4, rtol=1e-4)
+    middle = float(scaled.detach().median())
+    detector.set_combination((1.0, 0.5), (2.0, -3.0), (0.25, 4.0), mask_floor=middle)
+    expected = (rebuilt - 2.0) / 0.25 + 0.5 * scaled.clamp(min=middle)
+    torch.testing.assert_close(detector(batch).anomaly_map, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_models_of_earlier_versions_have_no_floor() -> None:
+    detector, other = Detector(BASE).eval(), Detector(BASE).eval()
+    other.set_combination((0.0, 1.0), (0.0, 0.0), (1.0, 1.0), mask_floor=0.0)
+    before = {name: value for name, value in detector.state_dict().items() if name != "mask_floor"}
+    other.load_state_dict(before)
+    torch.testing.assert_close(other(frames(1)).anomaly_map, detector(frames(1)).anomaly_map)
 
 
 def test_a_guided_readout_reads_where_the_mask_is() -> None:

@@ -60,21 +60,25 @@ class Found(NamedTuple):
     subspace_map: Tensor | None = None
 
 
+# So many standard deviations below good frames nothing lies; half precision holds it, and every runtime takes it.
+NO_FLOOR = -1e4
 _DISTANCES = ("distance8", "distance16", "distance32")
 
 
 class Detector(nn.Module):
     """Frames in, answers out. Frames that the config cuts into tiles are looked at tile by tile, and read as a whole.
 
-    The anomaly map is ``Σ_k weight_k · (signal_k − center_k) / scale_k`` over the signals of the localizer
-    (reconstruction distance, mask logit and, if there is one, distance to the subspace); weights, centres and scales
-    are buffers set on validation images by ``set_combination``. Without a good class it is the mask logit, and there is
-    no anomaly score: every frame of training had a defect.
+    The anomaly map is ``Σ_k weight_k · max((signal_k − center_k) / scale_k, floor_k)`` over the signals of the
+    localizer (reconstruction distance, mask logit and, if there is one, distance to the subspace); only the mask logit
+    may have a floor. Weights, centres, scales and the floor are buffers set on validation images by
+    ``set_combination``. Without a good class it is the mask logit, and there is no anomaly score: every frame of
+    training had a defect.
     """
 
     map_weight: Tensor
     map_center: Tensor
     map_scale: Tensor
+    mask_floor: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -106,12 +110,26 @@ class Detector(nn.Module):
         self.register_buffer("map_weight", torch.tensor(weights))
         self.register_buffer("map_center", torch.zeros(len(weights)))
         self.register_buffer("map_scale", torch.ones(len(weights)))
+        self.register_buffer("mask_floor", torch.tensor(NO_FLOOR))
+        self.register_load_state_dict_pre_hook(_without_floor)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def set_combination(self, weight: Sequence[float], center: Sequence[float], scale: Sequence[float]) -> None:
-        """Set how the signals make the anomaly map; each (reconstruction, mask) or (reconstruction, mask, subspace)."""
+    def set_combination(
+        self,
+        weight: Sequence[float],
+        center: Sequence[float],
+        scale: Sequence[float],
+        *,
+        mask_floor: float = NO_FLOOR,
+    ) -> None:
+        """Set how the signals make the anomaly map; each (reconstruction, mask) or (reconstruction, mask, subspace).
+
+        Args:
+            mask_floor: the least that the standardised mask logit counts for.
+        """
         for buffer, values in ((self.map_weight, weight), (self.map_center, center), (self.map_scale, scale)):
             buffer.copy_(torch.tensor(list(values), dtype=torch.float32))
+        self.mask_floor.fill_(mask_floor)
 
     def forward(self, frames: Tensor) -> DetectorOutputs:
         """uint8 ``[N, H, W, 3]`` RGB to all outputs: of the config's size, or, in one piece, multiples of 32."""
@@ -216,7 +234,7 @@ class Detector(nn.Module):
 
     def _combine(self, distances: Sequence[Tensor] | None, mask_logits: Tensor, subspace_map: Tensor | None) -> Tensor:
         scaled = (mask_logits[:, 0] - self.map_center[1]) / self.map_scale[1]
-        combined = self.map_weight[1] * scaled
+        combined = self.map_weight[1] * torch.maximum(scaled, self.mask_floor)
         if distances is not None:
             size = (mask_logits.shape[-2], mask_logits.shape[-1])
             rebuilt = (self.reconstruction_map(distances, size) - self.map_center[0]) / self.map_scale[0]
@@ -224,6 +242,11 @@ class Detector(nn.Module):
         if subspace_map is not None:
             combined = combined + self.map_weight[2] * (subspace_map - self.map_center[2]) / self.map_scale[2]
         return combined
+
+
+def _without_floor(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Models of earlier versions have no floor."""
+    state.setdefault(f"{prefix}mask_floor", torch.tensor(NO_FLOOR))
 
 
 def pool(maps: Tensor, area: float = 1.0) -> Tensor:
