@@ -43,7 +43,7 @@ _MASK_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 # Where good frames foresee so much of new good ones, what is left of a frame shows defects of kinds that no synthetic
 # one resembles; a mask head that has seen no others speaks against them by so many standard deviations at most
 # (docs/decisions/0040).
-_FORESEEN, _MOST_AGAINST = 0.55, -2.0
+_ENOUGH_FORESEEN, _MASK_FLOOR = 0.55, -2.0
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ class Calibration:
 class Fitted:
     """What validation frames say: the weight of the mask signal in the detector's combination, what makes probabilities
     of class logits (None where labels are too few), class thresholds, and pixel thresholds with how they were chosen.
+    ``foreseen`` as given to ``fit_on_validation``.
     """
 
     mask_weight: float
+    foreseen: float | None
     probabilities: ClassCalibration | None
     classes: Classes
     pixels: PixelThresholds
@@ -82,7 +84,8 @@ def fit_on_validation(
     """Set the detector's combination, and find what else is chosen on validation frames.
 
     Args:
-        foreseen: how much of new good frames the others foresee, as ``fit_subspace`` found.
+        foreseen: how much of good frames the others foresee, as ``fit_subspace`` found; None where a labelled defect
+            is known.
         good_stand_for: of how many good images each good one of ``validation`` was taken (``Split.good_stand_for``).
     """
     config = detector.config
@@ -102,7 +105,7 @@ def fit_on_validation(
     classes = Classes({})
     if config.good_class is not None:
         classes = class_policy(config, probabilities, logits, validation.samples)
-    return Fitted(weight, probabilities, classes, pixels, source)
+    return Fitted(weight, foreseen, probabilities, classes, pixels, source)
 
 
 def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, validation: FrameStore) -> Calibration:
@@ -133,6 +136,8 @@ def calibrate(detector: Detector, fitted: Fitted, calibration: FrameStore, valid
         say(" ".join(notes))
         point = with_notes(point, point.basis, notes)
     figures: dict[str, Any] = {"mask_weight": fitted.mask_weight, "calibration_images": len(images)}
+    if fitted.foreseen is not None:
+        figures["good_foreseen"] = fitted.foreseen
     if probabilities is not None:
         figures["class_calibration"] = {"method": probabilities.method, **probabilities.figures}
     scores = tuple(float(score) for score in np.sort(images.scores))
@@ -246,9 +251,12 @@ def _combine(detector: Detector, recipe: Recipe, validation: FrameStore, foresee
             ),
         )
     floor = NO_FLOOR
-    if foreseen is not None and foreseen >= _FORESEEN and not truth.any() and not recipe.reconstruction:
-        floor = _MOST_AGAINST
-        say(f"good frames foresee {foreseen:.0%} of new ones: the mask head may say little against a defect")
+    if foreseen is not None and foreseen >= _ENOUGH_FORESEEN and not recipe.reconstruction:
+        floor = _MASK_FLOOR
+        say(
+            f"good frames foresee {foreseen:.0%} of what others look like: that the mask head, which knows synthetic "
+            "defects alone, sees none counts for little in the anomaly map"
+        )
     detector.set_combination(weights.tolist(), center.tolist(), scale.tolist(), mask_floor=floor)
     return float(weights[1])
 

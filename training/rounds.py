@@ -89,6 +89,8 @@ class Rounds:
         too_high = self._shown_too_often(self._train)
         detector.readout.lower(too_high)
         foreseen = fit_subspace(detector, pieces([self._train], config))
+        if any(sample.label != config.good_class for sample in self._train.samples):
+            foreseen = None  # a mask head that has seen real defects knows more than the subspace
         fitted = fit_on_validation(
             detector, self._recipe, self._validation, foreseen=foreseen, good_stand_for=self._good_stand_for
         )

@@ -181,6 +181,7 @@ def train_run(data: DataSet, options: TrainOptions, out: Path, *, resume: bool) 
             "options": options.as_dict(),
             "recipe": recipe.why,
             "input": plan.why,
+            "mixer": mixer,
             "counts": {name: len(store) for name, store in stores.items()},
         },
     )

@@ -29,8 +29,9 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
         again: with more frames than before; what counts as far stays as it is, so that thresholds keep their meaning.
 
     Returns:
-        How much of new good frames the others foresee, 1 being all: the share of the variance of their features of
-        stride 16 that is in the patterns of the others. None where no frame was held out to see it.
+        How much of held-out good frames the others foresee, 1 being all: the share of the variance of their features
+        of stride 16 that is in the patterns of the others. None where none was held out, and of tiles, which overlap
+        those that are held out.
     """
     subspace = detector.subspace
     if subspace is None:
@@ -49,7 +50,7 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
             distances = left.reshape(-1, *features.shape[1:]).square().mean(dim=1).sqrt()
             subspace.set_spread(level, float(distances.mean()), float(distances.std()))
             foreseen.append(1.0 - float(left.square().sum() / rows[held].square().sum().clamp(min=1e-12)))
-    return foreseen[0] if foreseen else None
+    return foreseen[0] if foreseen and detector.tiling is None else None
 
 
 def principal(rows: Tensor, count: int) -> Tensor:

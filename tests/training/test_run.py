@@ -25,7 +25,7 @@ from training.run import Run, load_run, train_run
 from training.splits import split
 from training.stores import FrameStore, Store
 from vision.errors import InputError, SettingsError, TrainingError
-from vision.model.detector import Detector, DetectorOutputs
+from vision.model.detector import NO_FLOOR, Detector, DetectorOutputs
 from vision.model.readout import AdditiveReadout
 
 
@@ -199,6 +199,18 @@ def test_the_second_round_learns_from_validation_images_and_never_from_calibrati
     assert taught == [seen["train"], seen["train"] | seen["validation"]]
     assert seen["validation"]
     assert not taught[1] & seen["calibration"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("labels", "floor"), [({"good": 40}, -2.0), ({"good": 40, "crack": 3}, NO_FLOOR)])
+def test_a_mask_head_that_has_seen_a_real_defect_may_speak_against_others(
+    tmp_path: Path, options: TrainOptions, monkeypatch: pytest.MonkeyPatch, labels: dict[str, int], floor: float
+) -> None:
+    """Three defects of a class all teach, and none is in validation."""
+    monkeypatch.setattr("training.rounds.fit_subspace", lambda *_: 0.9)
+    run = _train(make_folder(tmp_path / "data", train=labels), options, tmp_path / "run")
+    assert float(run.detector.mask_floor) == floor
+    assert run.figures.get("good_foreseen") == (0.9 if floor == -2.0 else None)
 
 
 @pytest.mark.slow
