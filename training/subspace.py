@@ -36,7 +36,7 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
     subspace = detector.subspace
     if subspace is None:
         return None
-    foreseen: list[float] = []
+    foreseen = None
     good = GoodPictures(stores, detector.config.good_class, at_most=_MOST_FRAMES)
     for level, features in enumerate(_features(detector, good)):
         scale = channel_scales(features.std(dim=(0, 2, 3)))
@@ -49,8 +49,9 @@ def fit_subspace(detector: Detector, stores: Sequence[Pictures], *, again: bool 
             left = rest(rows[held], principal(rows[~held], subspace.components))
             distances = left.reshape(-1, *features.shape[1:]).square().mean(dim=1).sqrt()
             subspace.set_spread(level, float(distances.mean()), float(distances.std()))
-            foreseen.append(1.0 - float(left.square().sum() / rows[held].square().sum().clamp(min=1e-12)))
-    return foreseen[0] if foreseen and detector.tiling is None else None
+            if level == 0 and detector.tiling is None:
+                foreseen = 1.0 - float(left.square().sum() / rows[held].square().sum().clamp(min=1e-12))
+    return foreseen
 
 
 def principal(rows: Tensor, count: int) -> Tensor:

@@ -52,8 +52,8 @@ class DenseAttention(Attention):
     """Multi-head scaled dot product over all pairs of tokens: O(T²). Source: Vaswani et al. 2017."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        found = [F.scaled_dot_product_attention(part, key, value) for part in torch.split(query, _STRIP_TOKENS, dim=-2)]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-2)
+        parts = torch.split(query, _STRIP_TOKENS, dim=-2)
+        return join_tokens([F.scaled_dot_product_attention(part, key, value) for part in parts])
 
     def weights(self, query: Tensor, key: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
         return torch.softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, dim=-1)
@@ -85,3 +85,8 @@ def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 def join_heads(parts: Tensor) -> Tensor:
     count, heads, length, width = parts.shape
     return parts.transpose(1, 2).reshape(count, length, heads * width)
+
+
+def join_tokens(parts: list[Tensor]) -> Tensor:
+    """Pieces ``[..., T_i, d]`` to ``[..., T, d]``; one piece is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.errors import SettingsError
-from vision.model.attention import Attention, DenseAttention, LinearAttention
+from vision.model.attention import Attention, DenseAttention, LinearAttention, join_tokens
 from vision.model.mixer import Mixer
 from vision.model.scan import RowColumnScan
 from vision.model.sparse import SparseAttention
@@ -54,5 +54,5 @@ class Block(nn.Module):
         if self.mixer is not None:
             tokens = tokens + self.mixer(self.norm_mixer(tokens), grid)
         # Every token goes through the MLP by itself, so pieces of a large frame change nothing but where they are kept.
-        parts = [torch.add(part, self.mlp(self.norm_mlp(part))) for part in torch.split(tokens, _MLP_TOKENS, dim=1)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        parts = torch.split(tokens, _MLP_TOKENS, dim=1)
+        return join_tokens([torch.add(part, self.mlp(self.norm_mlp(part))) for part in parts])

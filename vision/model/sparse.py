@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.model.attention import Attention
+from vision.model.attention import Attention, join_tokens
 
 # Tokens on a window's side, at most; 8 at stride 16 are 128 px.
 _WINDOW = 8
@@ -40,7 +40,7 @@ class SparseAttention(Attention):
             self._attend_near(strip, near_query, near_key, near_value, frame_key, frame_value)
             for strip, (near_query, near_key, near_value) in zip(strips, parts, strict=True)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-2)
+        return join_tokens(found)
 
     @staticmethod
     def _attend_near(
